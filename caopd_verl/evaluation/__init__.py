@@ -1,0 +1,1 @@
+"""Calibration metrics, plots and the expected-confidence readout. Needs NumPy, and matplotlib for plots; never torch."""

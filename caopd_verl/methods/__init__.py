@@ -1,0 +1,10 @@
+"""Named methods: one row a method, one small file behind it."""
+
+from caopd_verl.methods.base import Method
+from caopd_verl.methods.caopd import caopd
+from caopd_verl.methods.sdpo import sdpo
+
+METHODS: dict[str, Method] = {
+    "sdpo": sdpo,
+    "caopd": caopd,
+}

@@ -1,0 +1,1 @@
+"""The only folder that imports verl, Ray and vLLM. `compat` names every private verl symbol that it leans on."""

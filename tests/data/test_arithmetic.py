@@ -1,0 +1,84 @@
+"""The procedural arithmetic task: deterministic, disjoint splits, right answers, the paper's instruction in the prompt."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from caopd_verl.data.arithmetic import LEVELS, generate, split_of
+from caopd_verl.data.prompts import CONFIDENCE_INSTRUCTION
+from caopd_verl.errors import CaopdError
+
+SPLITS = ("train", "test", "val")
+
+
+def operands(example):
+    return tuple(example.meta["operands"])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_same_arguments_give_same_questions_and_another_seed_gives_others(split):
+    first = generate(n=200, seed=3, split=split)
+    assert first == generate(n=200, seed=3, split=split)
+    assert {e.id for e in first} != {e.id for e in generate(n=200, seed=4, split=split)}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_fewer_questions_are_a_prefix_of_more(split):
+    assert generate(n=50, seed=0, split=split) == generate(n=100, seed=0, split=split)[:50]
+
+
+def test_splits_share_no_question_not_even_with_swapped_operands():
+    pairs = {s: {frozenset(operands(e)) for e in generate(n=1500, seed=seed, split=s)} for seed, s in enumerate(SPLITS)}
+    assert not pairs["train"] & pairs["test"]
+    assert not pairs["train"] & pairs["val"]
+    assert not pairs["test"] & pairs["val"]
+
+
+def test_split_is_symmetric_and_has_the_documented_shares():
+    shares = dict.fromkeys(SPLITS, 0)
+    for a in range(100, 200):
+        for b in range(300, 400):
+            assert split_of(a, b) == split_of(b, a)
+            shares[split_of(a, b)] += 1
+    assert [round(shares[s] / 10_000, 1) for s in SPLITS] == [0.7, 0.2, 0.1]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_questions_are_distinct_right_and_of_one_to_three_digits(split):
+    examples = generate(n=1000, seed=1, split=split)
+    assert len({operands(e) for e in examples}) == len(examples)
+    assert len({e.id for e in examples}) == len(examples)
+    for example in examples:
+        a, b = operands(example)
+        assert example.messages == [{"role": "user", "content": f"{a}+{b}=?\n{CONFIDENCE_INSTRUCTION}"}]
+        assert example.answer == str(a + b)
+        assert example.verifier == "arithmetic"
+        assert re.search(rf"split={split}:seed=1:index=\d+$", example.where)
+        assert tuple(sorted((len(str(a)), len(str(b))))) in LEVELS
+
+
+def test_levels_come_in_their_shares():
+    examples = generate(n=2000, seed=0, split="train")
+    for level, share in LEVELS.items():
+        seen = sum(tuple(sorted(len(str(x)) for x in operands(e))) == level for e in examples) / len(examples)
+        assert abs(seen - share) < 0.05, level
+
+
+def test_t28_the_prompt_carries_the_papers_instruction_once():
+    content = generate(n=1, seed=0, split="val")[0].messages[-1]["content"]
+    assert content.count(CONFIDENCE_INSTRUCTION) == 1
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n": 0, "seed": 0, "split": "train"}, "0 questions"),
+        ({"n": 5, "seed": 0, "split": "dev"}, "unknown split 'dev'"),
+        ({"n": 100_000, "seed": 0, "split": "val"}, "no 100000 distinct questions"),
+    ],
+)
+def test_impossible_requests_name_what_is_wrong(kwargs, message):
+    with pytest.raises(CaopdError, match=message):
+        generate(**kwargs)
