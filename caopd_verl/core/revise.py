@@ -43,8 +43,15 @@ from caopd_verl.errors import RevisionError, TokenizerError
 FIRST_WINDOW = 48
 """Tokens decoded at first: more than a confidence line, its end-of-turn token and the line above usually take."""
 
-_ANSWER_MARK = re.compile(r"<answer>|^[ \t*]{0,8}action[ \t*]{0,4}:|\\boxed", re.IGNORECASE | re.MULTILINE)
-_ANCHORS = ("x", "0", ")")  # texts that a segment is encoded behind, so that it is encoded as in the middle of a text
+_ANSWER_MARK = re.compile(r"<[ ]?answer[ ]?>|^[ \t*]{0,8}action[ \t*]{0,4}:|\\boxed", re.IGNORECASE | re.MULTILINE)
+_ANCHORS = (
+    "x",
+    "a",
+    "e",
+    "1",
+    "0",
+    ")",
+)  # texts that a segment is encoded behind, so that it is encoded as in the middle of a text
 
 
 class Tokenizer(Protocol):
@@ -169,9 +176,7 @@ def revise_text(text: str, value: float) -> str:
     """
     parsed = parse(text)
     head = text[: parsed.start] if parsed.found else text
-    if not head.strip():
-        return render(value)
-    return head + ("" if head.endswith("\n") else "\n") + render(value)
+    return head + ("" if not head or head.endswith("\n") else "\n") + render(value)
 
 
 def encode_segment(value: float, tokenizer: Tokenizer, *, lead: str = "\n", remainder: str = "") -> Segment:
@@ -179,7 +184,8 @@ def encode_segment(value: float, tokenizer: Tokenizer, *, lead: str = "\n", rema
 
     Raises:
         RevisionError: `value` outside [0, 1].
-        TokenizerError: what the tokenizer writes cannot be read back as a confidence line with this value.
+        TokenizerError: what the tokenizer writes cannot be read back as a confidence line with this value, e.g. because
+            it drops line breaks, as BERT's does.
     """
     line = render(value)
     if remainder:
@@ -338,7 +344,10 @@ def _build_segment(line: str, tokenizer: Tokenizer, lead: str, remainder: str) -
 def _encode_behind_anchor(text: str, tokenizer: Tokenizer, *, newline: bool) -> tuple[str, list[int], list[int]]:
     """Encode `text` as it would be encoded in the middle of a text (no dummy blank of SentencePiece in front)."""
     encode: Callable[[str], list[int]] = lambda s: list(tokenizer.encode(s, add_special_tokens=False))  # noqa: E731
-    anchors = [a + ("\n" if newline else "") for a in _ANCHORS]
+    known = [a for a in _ANCHORS if a in _decode(tokenizer, encode(a))]  # others are unknown tokens, not text
+    if not known:
+        raise TokenizerError("the tokenizer cannot write a single letter or digit", expected=f"one of {_ANCHORS}")
+    anchors = [a + ("\n" if newline else "") for a in known]
     for anchor in anchors:
         before, both = encode(anchor), encode(anchor + text)
         if before and both[: len(before)] == before and len(both) > len(before):

@@ -10,7 +10,8 @@
 | `source` | optional: text that groups the metrics; `jsonl` otherwise |
 | `meta` | optional: a JSON object, carried along |
 
-The confidence instruction replaces `{confidence_instruction}` in the texts; without that, it ends the last user message.
+The confidence instruction replaces `{confidence_instruction}` in the texts; without that, it ends the last user
+message.
 Unknown keys are an error: a misspelt `answer` must not pass for a missing one.
 """
 

@@ -41,8 +41,8 @@ def load_task(
         seed: of generated questions, of the validation split and of the choice of `n` rows.
         n: number of examples; None for all of the file (a generated task needs a number). A request for more than
             there are is an error.
-        split: "test" is the whole file. "train" and "val" are the two parts of the file that `validation_fraction` makes
-            (T32); without it, "train" is the whole file and "val" an error. Generated tasks have splits of their own.
+        split: "test" is the whole file. "train" and "val" are the two parts of the file that `validation_fraction`
+            makes (T32); without it, "train" is the whole file and "val" an error. Generated tasks have splits too.
         validation_fraction: the share of the prompts that the validation split gets, in (0, 1).
         options: go to the loader (`placeholders` and `verifier` for toolalpaca, `verifier` for jsonl).
 

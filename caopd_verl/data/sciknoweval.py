@@ -1,8 +1,8 @@
 """SciKnowEval multiple choice, in the row format of SDPO's data sets (one JSON object a line).
 
-Keys used: `idx`, `answer` (the letter), `prompt` (question and lettered options), `system` (response format); others are
-ignored. Data: https://huggingface.co/datasets/hicai-zju/SciKnowEval and SDPO's `datasets/sciknoweval`. Note that the
-evaluation set in the CaOPD repository overlaps with SDPO's training split: use one repository's splits, never both.
+Keys used: `idx`, `answer` (the letter), `prompt` (question and lettered options), `system` (response format); others
+are ignored. Data: https://huggingface.co/datasets/hicai-zju/SciKnowEval and SDPO's `datasets/sciknoweval`. Note that
+the evaluation set in the CaOPD repository overlaps with SDPO's training split: use one repository's splits, never both.
 """
 
 from __future__ import annotations

@@ -21,9 +21,7 @@ def prompt_key(example: Example) -> str:
     return json.dumps(example.messages, sort_keys=True, ensure_ascii=False)
 
 
-def validation_split(
-    examples: Sequence[Example], *, fraction: float, seed: int
-) -> tuple[list[Example], list[Example]]:
+def validation_split(examples: Sequence[Example], *, fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
     """Split into `(train, validation)`, both in the order of `examples`.
 
     Each distinct prompt gets a rank from a hash of seed and text; the first `ceil(fraction * prompts)` are validation.

@@ -22,7 +22,8 @@ from caopd_verl.types import Example
 from caopd_verl.verifiers import get_verifier
 
 SOURCE = "tooluse"
-_PROMPT = """Your task is to answer the user's question using available tools. 
+# The blank at the end of the first line is the data's.
+_PROMPT = """Your task is to answer the user's question using available tools.\x20
 You have access to the following tools:
 Name: {name}
 Description: {description}
@@ -31,10 +32,11 @@ Documentation:
 Use the following format:
 Thought: you should always think about what to do
 Action: the action to take, should be one of the tool names.
-Action Input: the input to the action, must be in JSON format. All of the action input must be realistic and from the user.
+Action Input: the input to the action, must be in JSON format. All of the action input must be \
+realistic and from the user.
 
 Begin!
-Question: {question}"""  # noqa: W291  # the space at the first line's end is the data's
+Question: {question}"""
 
 
 def load_toolalpaca(
@@ -53,8 +55,8 @@ def load_toolalpaca(
 
     Raises:
         ConfigError: an unknown `placeholders` or `verifier`.
-        DataError: naming `file:line` (rows) or `file:API:question` (evaluation file), for broken JSON, a missing field, a
-            gold answer without calls or with an unreadable input, an id used before, a prompt without `Begin!`, a
+        DataError: naming `file:line` (rows) or `file:API:question` (evaluation file), for broken JSON, a missing field,
+            a gold answer without calls or with an unreadable input, an id used before, a prompt without `Begin!`, a
             `system` that is not null.
     """
     if placeholders not in ("error", "exclude"):

@@ -1,1 +1,1 @@
-"""Calibration metrics, plots and the expected-confidence readout. Needs NumPy, and matplotlib for plots; never torch."""
+"""Calibration metrics, plots and the expected-confidence readout. Needs NumPy, matplotlib for plots, never torch."""

@@ -38,9 +38,9 @@ _FIRST_WINDOW = 32
 class TokenizerLike(Protocol):
     """What is needed of a tokenizer; every `transformers` tokenizer has it."""
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...  # noqa: D102
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str: ...  # noqa: D102
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ class ValuePrefix:
 
 @dataclass(frozen=True)
 class ExpectedConfidence:
-    """`value`: the mean, None where `mass` is 0. `mass`: probability of the 101 strings before normalisation, in [0, 1].
+    """The result for one prefix.
 
-    `probabilities`: of each string of `STRINGS`, not normalised, float64, shape [101].
+    `value` is the mean, None where no string has any probability; `mass` the probability of the 101 strings before
+    normalisation, in [0, 1]; `probabilities` that of each string of `STRINGS`, not normalised, float64, shape [101].
     """
 
     value: float | None
@@ -109,16 +110,18 @@ def expected_confidences(
     *,
     tokenizer: TokenizerLike,
     leads: Sequence[str | None],
+    max_sequences: int | None = None,
 ) -> list[ExpectedConfidence]:
     """The expected confidence after each prefix, level by level of the trees: at most about five calls of the model.
 
     Args:
-        next_token_logprobs: called with full sequences (prefix plus continuation); those of one prefix lie side by side.
-            It may split a call into batches as it likes.
+        next_token_logprobs: called with full sequences (prefix plus continuation), those of one prefix side by side. It
+            may split a call into batches as it likes.
         prefixes: prompt and response tokens up to (not including) the number.
         tokenizer: the model's.
-        leads: for each prefix, the text between it and the number (`ValuePrefix.lead`); None: one blank where the prefix
-            does not end with white space, nothing where it does.
+        leads: for each prefix, the text between it and the number (`ValuePrefix.lead`); None: one blank where the
+            prefix does not end with white space, nothing where it does.
+        max_sequences: most sequences in one call, so that [N, V] rows fit into memory; None: a whole level at once.
 
     Raises:
         TokenizerError: the tokenizer can't continue a prefix with one of the strings.
@@ -139,12 +142,14 @@ def expected_confidences(
         ]
         if not nodes:
             break
-        rows = next_token_logprobs([[*prefixes[i], *node] for i, node, _ in nodes])
-        if len(rows) != len(nodes):
-            raise DataError(f"the model callback gave {len(rows)} rows for {len(nodes)} sequences")
-        for (i, node, children), row in zip(nodes, rows, strict=True):
-            values = _child_log_probs(row, children)
-            log_probs[i].update({(*node, c): log_probs[i][node] + v for c, v in zip(children, values, strict=True)})
+        for start in range(0, len(nodes), max_sequences or len(nodes)):
+            part = nodes[start : start + (max_sequences or len(nodes))]
+            rows = next_token_logprobs([[*prefixes[i], *node] for i, node, _ in part])
+            if len(rows) != len(part):
+                raise DataError(f"the model callback gave {len(rows)} rows for {len(part)} sequences")
+            for (i, node, children), row in zip(part, rows, strict=True):
+                values = _child_log_probs(row, children)
+                log_probs[i].update({(*node, c): log_probs[i][node] + v for c, v in zip(children, values, strict=True)})
         depth += 1
     return [_summary(np.array([lp[s] for s in seqs])) for lp, seqs in zip(log_probs, sequences, strict=True)]
 
@@ -180,8 +185,8 @@ def _continuation(tail: list[int], text: str, string: str, tokenizer: TokenizerL
     joint = tokenizer.encode(text + string, add_special_tokens=False)
     if joint[: len(tail)] == tail and len(joint) > len(tail):
         return tuple(joint[len(tail) :])
-    # The tail may come out otherwise at the beginning of a text (a marker before the first word), or end in a blank that
-    # running text would join with the digit: what counts is that tail and rest spell the text.
+    # The tail may come out otherwise at the beginning of a text (a marker before the first word), or end in a blank
+    # that running text would join with the digit: what counts is that tail and rest spell the text.
     alone = tokenizer.encode(text, add_special_tokens=False)
     candidates = [joint[len(alone) :]] if joint[: len(alone)] == alone else []
     for rest in [*candidates, tokenizer.encode(string, add_special_tokens=False)]:

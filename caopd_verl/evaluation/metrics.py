@@ -16,7 +16,7 @@ A figure that is undefined is None, never 0: SPR, AUROC and tie rate where all r
 everything where there are no rows. So |ocg| <= ece holds for any result of this module; the paper's Tables 1 and 3
 break it because they average over different rows.
 
-    python -c "from caopd_verl.evaluation.metrics import *; print(calibration_metrics([.9, None], [1, 0], n_bins=10, missing='drop'))"
+Try it: `python -c "import caopd_verl.evaluation.metrics as m; print(m.reliability_bins([.9, .3], [1, 0], n_bins=5))"`
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caopd_verl.errors import ConfigError, DataError
 
-Missing = Literal["drop", "zero", "worst"]
+MISSING = ("drop", "zero", "worst")
 Metrics = dict[str, "float | int | None"]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -66,7 +65,7 @@ class Bin:
 
 
 def calibration_metrics(
-    confidence: Sequence[float | None], correct: Sequence[bool], *, n_bins: int, missing: Missing
+    confidence: Sequence[float | None], correct: Sequence[bool], *, n_bins: int, missing: str
 ) -> Metrics:
     """All metrics of the module docstring, with the keys of `METRIC_NAMES`.
 
@@ -74,19 +73,17 @@ def calibration_metrics(
         confidence: for each row, a number in [0, 1], or None where none could be parsed.
         correct: for each row, the verifier's verdict.
         n_bins: bins of the ECE, at least 1 (the paper's code uses 10).
-        missing: what becomes of rows without a confidence. "drop": they count in `n`, `acc` and `format_adherence` only.
-            "zero": confidence 0, as the paper's code does; this flatters a model whose wrong answers are the unparsable
-            ones (T29). "worst": confidence 1 where wrong and 0 where correct, an upper bound of the harm.
+        missing: what becomes of rows without a confidence. "drop": they count in `n`, `acc` and `format_adherence`
+            only. "zero": confidence 0, as the paper's code does; this flatters a model whose wrong answers are the
+            unparsable ones (T29). "worst": confidence 1 where wrong and 0 where correct, an upper bound of the harm.
 
     Raises:
         DataError: unequal lengths; a confidence that is NaN or outside [0, 1], naming its row.
         ConfigError: `n_bins` below 1, or an unknown `missing`.
     """
     _check_bins(n_bins)
-    if missing not in get_args(Missing):
-        raise ConfigError(
-            f"unknown policy {missing!r}", where="missing", expected="one of " + ", ".join(get_args(Missing))
-        )
+    if missing not in MISSING:
+        raise ConfigError(f"unknown policy {missing!r}", where="missing", expected="one of " + ", ".join(MISSING))
     values, parsed, outcomes = _columns(confidence, correct)
     if missing == "drop":
         scored, scored_outcomes = values[parsed], outcomes[parsed]
@@ -111,7 +108,7 @@ def calibration_metrics(
 
 
 def metrics_with_parsed_only(
-    confidence: Sequence[float | None], correct: Sequence[bool], *, n_bins: int, missing: Missing
+    confidence: Sequence[float | None], correct: Sequence[bool], *, n_bins: int, missing: str
 ) -> Metrics:
     """`calibration_metrics` under `missing`, plus the parsed-only figures under `parsed_only/<name>` (trap T29)."""
     metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing=missing)
@@ -157,9 +154,7 @@ def check_confidence(value: float | None, where: str) -> float | None:
     )
 
 
-def _columns(
-    confidence: Sequence[float | None], correct: Sequence[bool]
-) -> tuple[FloatArray, BoolArray, BoolArray]:
+def _columns(confidence: Sequence[float | None], correct: Sequence[bool]) -> tuple[FloatArray, BoolArray, BoolArray]:
     """Values (0 where missing), parsed mask and outcomes, each of shape [n]."""
     if len(confidence) != len(correct):
         raise DataError(f"{len(confidence)} confidences but {len(correct)} verdicts", expected="one of each a row")
@@ -180,16 +175,16 @@ def _check_bins(n_bins: int) -> None:
         raise ConfigError(f"{n_bins} bins", where="n_bins", expected="at least 1")
 
 
-def _mean(values: NDArray[np.generic]) -> float | None:
+def _mean(values: FloatArray | BoolArray) -> float | None:
     return float(np.mean(values, dtype=np.float64)) if len(values) else None
 
 
 def _bin_sums(
     values: FloatArray, outcomes: BoolArray, index: IntArray, n_bins: int
 ) -> tuple[IntArray, FloatArray, FloatArray]:
-    counts = np.bincount(index, minlength=n_bins)
-    conf_sums = np.bincount(index, weights=values, minlength=n_bins)
-    correct_sums = np.bincount(index, weights=outcomes.astype(np.float64), minlength=n_bins)
+    counts = np.bincount(index, minlength=n_bins).astype(np.int64)
+    conf_sums = np.bincount(index, weights=values, minlength=n_bins).astype(np.float64)
+    correct_sums = np.bincount(index, weights=outcomes.astype(np.float64), minlength=n_bins).astype(np.float64)
     return counts, conf_sums, correct_sums
 
 

@@ -1,12 +1,11 @@
 """Plots of calibration and of training, as PNG (or whatever the path's ending asks of matplotlib).
 
-All are drawn for a column of 3.4 inches (8.6 cm) at 300 dpi with 7-8 pt text, and use the Okabe-Ito palette, which is safe for
-colour-blind readers; series differ in marker and line style as well. Every plot returns the path it wrote.
+All are drawn for a column of 3.4 inches (8.6 cm) at 300 dpi with 7-8 pt text, in the Okabe-Ito palette, which is safe
+for colour-blind readers; series differ in marker and line style as well. Every plot returns the path it wrote.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,30 +17,14 @@ from matplotlib.ticker import MaxNLocator
 
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.bootstrap import cluster_index, mean_interval
+from caopd_verl.evaluation.curves import training_curves
 from caopd_verl.evaluation.metrics import bin_index, calibration_metrics, reliability_bins
+from caopd_verl.evaluation.style import GREY, LIGHT, MARKERS, NOTE_BOX, PALETTE, STYLE, WIDTH, save
+
+__all__ = ["compare_reliability", "confidence_histogram", "reliability_diagram", "training_curves"]
 
 Confidences = Sequence["float | None"]
 Outcomes = Sequence[bool]
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-WIDTH = 3.4  # inches: one column of a two-column page
-_STYLE = {
-    "font.size": 7.5,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "savefig.dpi": 300,
-}
-_GREY, _LIGHT = "#555555", "#DDDDDD"
-_NOTE_BOX = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.0}
 
 
 def reliability_diagram(
@@ -76,7 +59,7 @@ def reliability_diagram(
         DataError: as `calibration_metrics`, and where no row carries a confidence.
     """
     _require_rows(confidence, path)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1))
         _diagonal(axes)
@@ -87,8 +70,8 @@ def reliability_diagram(
         below.set_xlabel(readout)
         axes.set_title(title)
         note = f"{_summary(confidence, correct, n_bins)}\nbars: {level:.0%} bootstrap"
-        axes.text(0.02, 0.99, note, va="top", color="black", transform=axes.transAxes, bbox=_NOTE_BOX, zorder=4)
-        return _save(figure, path)
+        axes.text(0.02, 0.99, note, va="top", color="black", transform=axes.transAxes, bbox=NOTE_BOX, zorder=4)
+        return save(figure, path)
 
 
 def confidence_histogram(
@@ -109,7 +92,7 @@ def confidence_histogram(
     index = bin_index(values, n_bins)
     right = np.bincount(index[outcomes], minlength=n_bins)
     wrong = np.bincount(index[~outcomes], minlength=n_bins)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
         axes = figure.subplots()
         edges, width = np.arange(n_bins) / n_bins, 0.92 / n_bins
@@ -125,7 +108,7 @@ def confidence_histogram(
         missing = len(confidence) - len(values)
         axes.set_title(f"{title}\nn = {len(confidence):,}" + (f", {missing:,} without a confidence" if missing else ""))
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def compare_reliability(
@@ -153,7 +136,7 @@ def compare_reliability(
         raise ConfigError("there is nothing to compare", where="rows", expected="at least one name with its rows")
     columns = min(columns, len(rows))
     lines = -(-len(rows) // columns)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         size = (WIDTH * max(1.0, columns / 2), lines * (WIDTH / max(columns, 2) + 0.1) + 0.4)
         figure = Figure(figsize=size if columns > 1 else (WIDTH, WIDTH), layout="constrained")
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -166,7 +149,7 @@ def compare_reliability(
             metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing="drop")
             axes.set_title(name, fontsize=8)
             note = f"n = {metrics['n_parsed']:,}\nECE {metrics['ece']:.2f}\nOCG {metrics['ocg']:+.2f}"
-            axes.text(0.03, 0.98, note, va="top", transform=axes.transAxes, bbox=_NOTE_BOX, zorder=4)
+            axes.text(0.03, 0.98, note, va="top", transform=axes.transAxes, bbox=NOTE_BOX, zorder=4)
             axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.06))
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
             axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -177,56 +160,7 @@ def compare_reliability(
         figure.supylabel("Accuracy", fontsize=8)
         if title:
             figure.suptitle(title, fontsize=9)
-        return _save(figure, path)
-
-
-def training_curves(
-    metrics_jsonl: str | Path, path: str | Path, *, panels: Mapping[str, Sequence[str]], title: str | None = None
-) -> Path:
-    """Metrics over training steps, one panel under the other.
-
-    Args:
-        metrics_jsonl: one JSON object a line, `{"step": 3, "loss/total": 0.5, ...}` or, as verl's file logger writes,
-            `{"step": 3, "data": {...}}`. A metric may be absent or null in some rows; of rows with one step the last
-            one that holds the metric counts (a resumed run repeats steps).
-        path: file to write.
-        panels: panel title -> metric names drawn in it.
-
-    Raises:
-        DataError: a line is no JSON object or has no integer `step`, naming `file:line`; the file can't be read; or a
-            metric occurs in no row.
-        ConfigError: no panels.
-    """
-    if not panels or not all(panels.values()):
-        raise ConfigError("there is nothing to draw", where="panels", expected="titles with at least one metric each")
-    history = _history(metrics_jsonl)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, 0.3 + 1.45 * len(panels)), layout="constrained")
-        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (name, keys) in zip(grid, panels.items(), strict=True):
-            for i, key in enumerate(keys):
-                if key not in history:
-                    raise DataError(
-                        f"no row holds the metric {key!r}",
-                        where=str(metrics_jsonl),
-                        expected="one of " + ", ".join(sorted(history)[:40]),
-                    )
-                points = sorted(history[key].items())
-                axes.plot(
-                    *zip(*points, strict=True), label=key, color=PALETTE[i % 7], ls=LINES[i % 7], lw=1.1,
-                    marker=MARKERS[i % 7] if len(points) <= 12 else None, ms=3,
-                )  # fmt: skip
-            axes.set_title(name, loc="left")
-            axes.grid(axis="y", color=_LIGHT, lw=0.5)
-            low, high = axes.get_ylim()
-            if low < 0.0 < high:
-                axes.axhline(0.0, color=_GREY, lw=0.6, zorder=0)
-            axes.legend(frameon=False, loc="best", handlelength=2.2)
-        grid[-1].set_xlabel("Training step")
-        grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        if title:
-            figure.suptitle(title, fontsize=9)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 Point = tuple[float, float, float, float, int]  # mean confidence, accuracy, interval's low and high end, rows
@@ -250,9 +184,7 @@ def _points(
         if cell.acc is None or cell.mean_conf is None:
             continue
         inside = index == i
-        low, high = mean_interval(
-            outcomes[inside], clusters[inside], n_resamples=n_resamples, level=level, seed=seed
-        )
+        low, high = mean_interval(outcomes[inside], clusters[inside], n_resamples=n_resamples, level=level, seed=seed)
         points.append((cell.mean_conf, cell.acc, min(low, cell.acc), max(high, cell.acc), cell.n))
     return points
 
@@ -261,15 +193,15 @@ def _draw_points(axes: Axes, points: list[Point], colour: str, marker: str, *, g
     x, y, low, high, n = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
     if gaps:
         axes.vlines(x, y, x, color=PALETTE[1], lw=5, alpha=0.30, zorder=1.5)
-        axes.text(0.98, 0.02, "overconfident", ha="right", color=_GREY, transform=axes.get_xaxis_transform())
+        axes.text(0.98, 0.02, "overconfident", ha="right", color=GREY, transform=axes.get_xaxis_transform())
     axes.errorbar(x, y, yerr=(y - low, high - y), fmt="none", ecolor=colour, elinewidth=1.0, capsize=2, zorder=2)
     axes.plot(x, y, color=colour, lw=0.8, alpha=0.6, zorder=2)
     axes.scatter(x, y, s=10 + 50 * n / n.max(), color=colour, marker=marker, edgecolor="white", linewidth=0.5, zorder=3)
 
 
 def _diagonal(axes: Axes) -> None:
-    axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8, ls=(0, (4, 3)), zorder=1)
-    axes.fill_between([0, 1], [0, 1], color=_LIGHT, alpha=0.45, lw=0, zorder=0)  # overconfident: accuracy below
+    axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=1)
+    axes.fill_between([0, 1], [0, 1], color=LIGHT, alpha=0.45, lw=0, zorder=0)  # overconfident: accuracy below
 
 
 def _count_bars(axes: Axes, confidence: Confidences, n_bins: int) -> None:
@@ -306,34 +238,3 @@ def _require_rows(confidence: Confidences, path: str | Path) -> None:
         raise DataError(
             f"none of the {len(confidence)} rows carries a confidence: there is nothing to draw", where=str(path)
         )
-
-
-def _history(path: str | Path) -> dict[str, dict[int, float]]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"the file can't be read ({error.strerror})", where=str(path)) from None
-    history: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            step, data = row["step"], row.get("data", row)
-            if not isinstance(step, int) or isinstance(step, bool) or not isinstance(data, dict):
-                raise TypeError("no integer 'step'")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"the line is no metrics row ({error})", where=f"{path}:{number}", expected='{"step": 3, "name": 0.5}'
-            ) from None
-        for key, value in data.items():
-            if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
-                history.setdefault(key, {})[step] = float(value)
-    return history
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path

@@ -25,7 +25,7 @@ _GOLD = re.compile(r"[A-Z]")
 
 @dataclass(frozen=True)
 class MultipleChoiceVerifier:
-    """Verifier for lettered options. Gold answers: one upper-case letter A-Z (the loader checks it against the options)."""
+    """Verifier for lettered options. Gold answers: one upper-case letter (loaders check it against the options)."""
 
     name: str = "multiple_choice"
 

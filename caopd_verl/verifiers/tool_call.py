@@ -44,7 +44,7 @@ _DECODER = json.JSONDecoder(parse_constant=_reject_constant)
 
 @dataclass(frozen=True)
 class ToolCallVerifier:
-    """Verifier for tool calls. Gold answers: a JSON list of `{"Action": str, "Action_Input": str holding a JSON object}`."""
+    """Verifier for tool calls. Gold answers: a JSON list of `{"Action": name, "Action_Input": JSON object as text}`."""
 
     name: str
     first_call_only: bool
@@ -168,7 +168,9 @@ def _gold_call(call: Any, index: int, where: str) -> Call:
             raise ValueError("it is not an object")
         return name, _canonical(value)
     except (ValueError, RecursionError) as error:
-        raise _gold_error(f"the input of call {index} of the gold answer is not a JSON object ({error})", where) from None
+        raise _gold_error(
+            f"the input of call {index} of the gold answer is not a JSON object ({error})", where
+        ) from None
 
 
 def _gold_error(what: str, where: str) -> DataError:

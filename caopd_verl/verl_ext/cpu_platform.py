@@ -56,6 +56,9 @@ class _CPUDeviceModule(ModuleType):
     def current_device(self) -> str:
         return "cpu"
 
+    def get_device_name(self, device: Any = None) -> str:
+        return "CPU"  # verl's FLOPs table has a row of that name
+
     def device_count(self) -> int:
         return 1
 

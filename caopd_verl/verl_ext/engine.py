@@ -44,6 +44,13 @@ class CaopdEngine(FSDPEngineWithLMHead):
 
     step_taken = False
 
+    def _build_module(self) -> torch.nn.Module:
+        self.model_config.model_type = "language_model"  # the only other name that stock code loads is value_model
+        try:
+            return super()._build_module()
+        finally:
+            self.model_config.model_type = MODEL_TYPE
+
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
         if not self.engine_config.forward_only or self.engine_config.param_offload:
             return super()._build_fsdp_module(module)

@@ -48,8 +48,8 @@ class CaopdWorker(ActorRolloutRefWorker):
 
     actor_worker_cls = StudentWorker
 
-    def __init__(self, config: Any, role: str, caopd: Any = None, **kwargs: Any):
-        self.caopd: CaopdConfig = OmegaConf.to_object(caopd)
+    def __init__(self, config: Any, role: str, **kwargs: Any):
+        self.caopd: CaopdConfig = OmegaConf.to_object(config.caopd)  # put there by CaopdTrainer._setup
         super().__init__(config, role, **kwargs)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)

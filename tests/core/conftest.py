@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,22 @@ FAMILIES = ("smollm2", "byte_bpe", "sentencepiece", "wordpiece")
 def corpus() -> list[str]:
     """A few hundred responses; enough for merges such as `>\\n`, and for whole-word pieces."""
     rng = random.Random(0)
-    words = "the acid reacts with a base so we add numbers carry one and check each step again slowly".split()
+    words = "the acid reacts with a base so we add numbers carry one and check each step again slowly"
     texts = []
     for _ in range(400):
-        reasoning = " ".join(rng.choices(words, k=rng.randint(3, 20))) + rng.choice([".", "!", ":", ".\n", "\n\n"])
+        reasoning = " ".join(rng.choices(words.split(), k=rng.randint(3, 20))) + rng.choice(
+            [".", "!", ":", ".\n", "\n\n"]
+        )
         answer = rng.choice([f"<answer>{rng.choice('ABCD')}</answer>", f"<answer>{rng.randint(0, 999)}</answer>"])
         texts.append(f"{reasoning}\n{answer}\nConfidence: {rng.random():.2f}")
         texts.append(f'Thought: {reasoning}\nAction: add\nAction Input: {{"a": {rng.randint(0, 9)}}}\nconfidence: .85')
-    return [*texts, "user\n", "assistant\n", "Confidence confidence 0 1 2 3 4 5 6 7 8 9 % * ' \" ( ) , ; ? - = + /"]
+    return [
+        *texts,
+        "user\n",
+        "assistant\n",
+        string.ascii_letters,
+        "Confidence confidence 0 1 2 3 4 5 6 7 8 9 % * ' \" ( ) , ; ? - = + /",
+    ]
 
 
 def _wrap(tokenizer):

@@ -83,7 +83,23 @@ def test_an_unknown_verifier_lists_those_that_exist():
 
 
 PIECES = st.sampled_from(
-    ["<answer>", "</answer>", "B", "Action: f", "Action Input: ", "{", "}", '"', "\\", "\n", "Confidence: ", "0.5", "[", "46", "1e9"]
+    [
+        "<answer>",
+        "</answer>",
+        "B",
+        "Action: f",
+        "Action Input: ",
+        "{",
+        "}",
+        '"',
+        "\\",
+        "\n",
+        "Confidence: ",
+        "0.5",
+        "[",
+        "46",
+        "1e9",
+    ]
 )
 
 
@@ -98,11 +114,25 @@ def test_no_response_makes_a_verifier_raise(response):
 @pytest.mark.parametrize("name", sorted(VERIFIERS))
 @pytest.mark.parametrize(
     "unit",
-    ["<answer>", "<answer>B", " ", "\n", "Action:", "Action: f\n", "Action: f\nAction Input: ", "{", '{"a":', "*", "9", "Action *", "confidence: "],
+    [
+        "<answer>",
+        "<answer>B",
+        " ",
+        "\n",
+        "Action:",
+        "Action: f\n",
+        "Action: f\nAction Input: ",
+        "{",
+        '{"a":',
+        "*",
+        "9",
+        "Action *",
+        "confidence: ",
+    ],
 )
 def test_time_is_linear_in_the_response(name, unit):
     # A quadratic rule would take hours for 2 MB; the suite's time limit is what fails then.
     gold, _ = BODIES[name]
-    assert not VERIFIERS[name](unit * (2_000_000 // len(unit)) + "\nAction: f\nAction Input: {broken", gold).correct or (
-        name == "tool_call_first"
-    )
+    assert not VERIFIERS[name](
+        unit * (2_000_000 // len(unit)) + "\nAction: f\nAction Input: {broken", gold
+    ).correct or (name == "tool_call_first")

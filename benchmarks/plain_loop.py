@@ -1,0 +1,275 @@
+"""CaOPD and SDPO in one process: plain PyTorch, transformers' `generate`, no verl, no Ray, no vLLM.
+
+The same model, questions, targets, trajectories, teacher contexts, divergence, averaging and EMA as the real run: all of
+them come from `caopd_verl.core` and `caopd_verl.methods`; only sampling, batching and the optimizer loop are here. Two
+uses: the comparator for the speed of a real step (`seconds_per_step`), and a quick way to try a setting.
+
+    python benchmarks/plain_loop.py --method sdpo_caopd_proper --seed 0 --steps 50
+
+Prints one JSON line for each validation (held-out questions, T 0.6, top-p 0.95) and one for the run. Where the demo's
+CPU scale is not given on the command line, the values are those of `SETTINGS`.
+
+Legend: B rows, R response positions, T trained tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from caopd_verl.config import CaopdConfig, LossConfig
+from caopd_verl.core.aggregate import count_loss_tokens, token_weights
+from caopd_verl.core.confidence import parse
+from caopd_verl.core.context import encode_prompt, encode_teacher_prompt
+from caopd_verl.core.divergence import topk_divergence
+from caopd_verl.core.ema import ema_update, named_shards
+from caopd_verl.core.revise import find_eot_id
+from caopd_verl.core.target import compute_target
+from caopd_verl.data.arithmetic import generate
+from caopd_verl.evaluation.metrics import calibration_metrics
+from caopd_verl.methods import METHODS
+from caopd_verl.methods.base import Setting, Trajectory
+from caopd_verl.types import Example, Rollout, RolloutGroup
+from caopd_verl.verifiers import get_verifier
+
+ASSET = Path(__file__).resolve().parents[1] / "caopd_verl" / "assets" / "tiny_arith"
+K, PROMPTS, MAX_NEW = 8, 32, 24
+TEMPERATURE, VAL_TEMPERATURE, VAL_TOP_P = 1.0, 0.6, 0.95
+MAX_TEACHER_PROMPT = 128
+SETTINGS: dict[str, CaopdConfig] = {
+    "sdpo": CaopdConfig(method="sdpo", loss=LossConfig(average="token")),
+    "sdpo_caopd": CaopdConfig(method="caopd", loss=LossConfig(average="token")),
+    "sdpo_caopd_proper": CaopdConfig(
+        method="caopd", unsolved="confidence_only", loss=LossConfig(average="token", confidence_alpha=0.0)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained rollout: what student and teacher read before it."""
+
+    prompt: list[int]
+    teacher_prompt: list[int]
+    trajectory: Trajectory
+
+
+class Loop:
+    """Student, EMA teacher and optimizer of one run."""
+
+    def __init__(self, model_path: str, config: CaopdConfig, *, lr: float, warmup_steps: int, seed: int) -> None:
+        self.config, self.lr, self.warmup_steps, self.seed = config, lr, warmup_steps, seed
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+        self.student: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+        self.teacher: Any = copy.deepcopy(self.student).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=lr, weight_decay=0.01)
+        self.eot = find_eot_id(self.tokenizer)
+        self.setting = Setting(config, self.tokenizer, self.eot, MAX_NEW)
+
+    def step(self, index: int, examples: Sequence[Example]) -> dict[str, float]:
+        """One training step on `examples`: sample K each, verify, revise, distil, EMA."""
+        torch.manual_seed(self.seed * 1_000_003 + index)
+        times = [time.perf_counter()]
+        groups = self.sample(examples, n=K, temperature=TEMPERATURE, top_p=1.0)
+        times.append(time.perf_counter())
+        rows, targets = self.rows(groups)
+        metrics = self.update(index, rows)
+        times.append(time.perf_counter())
+        metrics["distance"] = ema_update(
+            named_shards(self.teacher), named_shards(self.student), self.config.teacher.ema_rate
+        )
+        return metrics | {
+            "p_hat": sum(targets) / len(targets),
+            "unsolved": sum(p == 0 for p in targets) / len(targets),
+            "rows": len(rows),
+            "sample_s": times[1] - times[0],
+            "update_s": times[2] - times[1],
+        }
+
+    @torch.no_grad()
+    def sample(self, examples: Sequence[Example], *, n: int, temperature: float, top_p: float) -> list[RolloutGroup]:
+        """`n` verified rollouts of each example, in one batch."""
+        prompts = [encode_prompt(e.messages, tokenizer=self.tokenizer, template_kwargs={}) for e in examples]
+        ids, mask = pad([p for p in prompts for _ in range(n)], left=True, value=self.tokenizer.pad_token_id)
+        out = self.student.generate(
+            input_ids=ids, attention_mask=mask, do_sample=True, temperature=temperature, top_p=top_p, top_k=0,
+            max_new_tokens=MAX_NEW, eos_token_id=self.eot, pad_token_id=self.tokenizer.pad_token_id,
+        )  # fmt: skip
+        responses = [cut_after(row, self.eot) for row in out[:, ids.shape[1] :].tolist()]
+        texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        groups = []
+        for g, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
+            verify = get_verifier(example.verifier)
+            rollouts = tuple(
+                Rollout(tuple(r), (), text, verify(text, example.answer), truncated=r[-1] != self.eot)
+                for r, text in zip(responses[g * n : g * n + n], texts[g * n : g * n + n], strict=True)
+            )
+            groups.append(RolloutGroup(f"{g}", example, tuple(prompt), rollouts))
+        return groups
+
+    def rows(self, groups: Sequence[RolloutGroup]) -> tuple[list[Row], list[float]]:
+        """Trained rows and each group's p-hat."""
+        rows, targets = [], []
+        for group in groups:
+            verdicts = [r.verdict.correct for r in group.rollouts]
+            target = compute_target(verdicts, leave_one_out=self.config.target.leave_one_out, shrinkage=None)
+            targets.append(target.p_hat)
+            for trajectory in METHODS[self.config.method](group, target, self.setting):
+                if trajectory.context is None:
+                    continue
+                teacher_prompt = encode_teacher_prompt(
+                    trajectory.context.build, trajectory.context.demo_text, tokenizer=self.tokenizer,
+                    max_tokens=MAX_TEACHER_PROMPT, overlong=self.config.context.overlong, template_kwargs={},
+                )  # fmt: skip
+                rows.append(Row(list(group.prompt_ids), teacher_prompt, trajectory))
+        return rows, targets
+
+    def update(self, index: int, rows: Sequence[Row]) -> dict[str, float]:
+        """One optimizer step on the rows' weighted mean divergence."""
+        loss_config = self.config.loss
+        responses, _ = pad([r.trajectory.token_ids for r in rows], left=False, value=self.tokenizer.pad_token_id)
+        mask_BR = pad_masks([r.trajectory.trained_mask for r in rows])
+        confidence_T = pad_masks([r.trajectory.confidence_mask for r in rows])[mask_BR]
+        value_T = pad_masks([r.trajectory.value_mask for r in rows])[mask_BR]
+        only_B = torch.tensor([r.trajectory.confidence_only for r in rows])
+        weights_BR = token_weights(
+            mask_BR, only_B, mode=loss_config.average, counts=count_loss_tokens(mask_BR, only_B),
+            include_masked_rows=loss_config.normalize_by == "all",
+        )  # fmt: skip
+        self.student.train()
+        student_TV = self.logits(self.student, [r.prompt for r in rows], rows, mask_BR)
+        with torch.no_grad():
+            teacher_TV = self.logits(self.teacher, [r.teacher_prompt for r in rows], rows, mask_BR)
+        alpha_T = torch.where(confidence_T, self.config.confidence_alpha, loss_config.alpha)
+        loss_T, per_token = topk_divergence(
+            student_TV, teacher_TV, responses[mask_BR], k=loss_config.top_k, alpha_T=alpha_T,
+            temperature=TEMPERATURE, chunk_tokens=1 << 16,
+        )  # fmt: skip
+        loss = (loss_T * weights_BR[mask_BR]).sum()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * min(1.0, (index + 1) / max(1, self.warmup_steps))
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        mean = lambda x_T, where_T: float(x_T[where_T].mean()) if bool(where_T.any()) else float("nan")  # noqa: E731
+        return {
+            "loss": float(loss),
+            "reasoning_loss": mean(loss_T.detach(), ~confidence_T),
+            "confidence_loss": mean(loss_T.detach(), confidence_T),
+            "teacher_value_prob": mean(per_token["teacher_log_probs"].exp(), value_T),
+            "student_value_prob": mean(per_token["student_log_probs"].exp(), value_T),
+            "grad_norm": float(norm),
+        }
+
+    def logits(self, model: Any, prompts: Sequence[list[int]], rows: Sequence[Row], mask_BR: Tensor) -> Tensor:
+        """fp32 logits [T, V] of the trained tokens, each from the position before it."""
+        pad_id = self.tokenizer.pad_token_id
+        left, left_mask = pad(prompts, left=True, value=pad_id)
+        right, right_mask = pad([r.trajectory.token_ids for r in rows], left=False, value=pad_id)
+        mask = torch.cat([left_mask, right_mask], 1)
+        hidden = model.model(
+            input_ids=torch.cat([left, right], 1), attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
+        ).last_hidden_state
+        return model.lm_head(hidden[:, left.shape[1] - 1 : -1][mask_BR])
+
+    def validate(self, examples: Sequence[Example], *, batch: int = 500) -> dict[str, Any]:
+        """Calibration metrics of one sampled response for each held-out question."""
+        torch.manual_seed(self.seed)
+        self.student.eval()
+        groups = []
+        for start in range(0, len(examples), batch):
+            part = examples[start : start + batch]
+            groups += self.sample(part, n=1, temperature=VAL_TEMPERATURE, top_p=VAL_TOP_P)
+        rollouts = [group.rollouts[0] for group in groups]
+        stated = [parse(rollout.text).value for rollout in rollouts]
+        return dict(calibration_metrics(stated, [r.verdict.correct for r in rollouts], n_bins=10, missing="drop"))
+
+
+def pad(sequences: Sequence[Sequence[int]], *, left: bool, value: int) -> tuple[Tensor, Tensor]:
+    """int64 ids and mask, [B, longest]."""
+    width = max(len(s) for s in sequences)
+    ids = torch.full((len(sequences), width), value)
+    mask = torch.zeros(len(sequences), width, dtype=torch.int64)
+    for i, sequence in enumerate(sequences):
+        where = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+        ids[i, where] = torch.tensor(sequence)
+        mask[i, where] = 1
+    return ids, mask
+
+
+def pad_masks(masks: Sequence[Sequence[bool]]) -> Tensor:
+    """bool [B, longest], False where padded."""
+    return pad([[int(x) for x in mask] for mask in masks], left=False, value=0)[0].bool()
+
+
+def cut_after(ids: list[int], eot: int) -> list[int]:
+    """The ids up to the end-of-turn token."""
+    return ids[: ids.index(eot) + 1] if eot in ids else ids
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run one method with one seed; returns what was printed."""
+    args = arguments(argv)
+    torch.set_num_threads(args.threads)
+    config = SETTINGS[args.method]
+    loss = replace(config.loss, average=args.average or config.loss.average)
+    config = replace(config, loss=loss, context=replace(config.context, attempt_template=args.attempt_template))
+    loop = Loop(args.model, config, lr=args.lr, warmup_steps=args.warmup, seed=args.seed)
+    train = generate(n=PROMPTS * args.steps, seed=1000 + args.seed, split="train")
+    test = generate(n=args.n_val, seed=args.val_seed, split="test")
+    records: list[dict[str, Any]] = []
+
+    def report(record: dict[str, Any]) -> None:
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in record.items()}
+        records.append({"method": args.method, "seed": args.seed, **rounded})
+        print(json.dumps(records[-1]), flush=True)
+
+    spent = 0.0
+    for index in range(args.steps):
+        if index in args.validate_at:
+            report({"step": index, **loop.validate(test)})
+        started = time.perf_counter()
+        metrics = loop.step(index, train[PROMPTS * index : PROMPTS * (index + 1)])
+        spent += time.perf_counter() - started
+        if args.log_every and index % args.log_every == 0:
+            report({"step": index, **metrics})
+    report({"step": args.steps, "seconds_per_step": spent / max(1, args.steps), **loop.validate(test)})
+    if args.save:
+        loop.student.save_pretrained(args.save)
+        loop.tokenizer.save_pretrained(args.save)
+    return records
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(ASSET))
+    parser.add_argument("--method", choices=sorted(SETTINGS), required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--average", choices=("token", "sequence"))
+    parser.add_argument("--attempt-template", choices=("solution", "attempt"), default="solution")
+    parser.add_argument("--n-val", type=int, default=1000)
+    parser.add_argument("--val-seed", type=int, default=7)
+    parser.add_argument("--validate-at", type=int, nargs="*", default=[])
+    parser.add_argument("--log-every", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

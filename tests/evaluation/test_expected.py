@@ -1,0 +1,268 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from caopd_verl.errors import DataError, TokenizerError
+from caopd_verl.evaluation.expected import (
+    STRINGS,
+    VALUES,
+    expected_confidence,
+    expected_confidences,
+    string_tokens,
+    value_prefix,
+)
+
+tokenizers = pytest.importorskip("tokenizers")
+transformers = pytest.importorskip("transformers")
+
+CORPUS = [
+    "<answer>\nB\n</answer>\nConfidence: 0.62",
+    "The confidence is high.\nConfidence: 0.85\n",
+    *[f"Confidence: {s}" for s in STRINGS],
+    *[f"\nConfidence: 0.{d}{d}" for d in range(10)] * 5,
+]
+
+
+def _wrap(tokenizer, **kwargs):
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, eos_token="<|im_end|>", **kwargs
+    )
+
+
+def characters():
+    """Every character is a token."""
+    alphabet = sorted(set("".join(CORPUS)) | set("abcdefghijklmnopqrstuvwxyz+=?"))
+    vocab = {c: i for i, c in enumerate([*alphabet, "<unk>", "<|im_end|>"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    return _wrap(tokenizer)
+
+
+def byte_level(split_digits):
+    """Byte-level BPE; digits one by one (as Qwen, SmolLM) or merged, with the blank joined to the first (as GPT-2)."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    steps = [tokenizers.pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
+    steps.append(tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|im_end|>"]
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return _wrap(tokenizer)
+
+
+def metaspace():
+    """SentencePiece-like: blanks become a marker, the first word gets one too."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = tokenizers.decoders.Metaspace(prepend_scheme="first")
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<|im_end|>"])
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return _wrap(tokenizer)
+
+
+def word_piece():
+    """WordPiece-like: lower-cased words, blanks around punctuation in the decoded text; line breaks are kept."""
+    alphabet = sorted(set("".join(CORPUS).lower()) - {" "})
+    words: list[str] = ["[UNK]", "<|im_end|>", "confidence", "answer", "high", *alphabet, *["##" + c for c in alphabet]]
+    words += [f"{i:02d}" for i in range(0, 100, 7)]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    split = tokenizers.pre_tokenizers
+    tokenizer.pre_tokenizer = split.Sequence(
+        [split.Split("\n", "isolated"), split.Split(" ", "removed"), split.Punctuation("isolated")]
+    )
+    tokenizer.decoder = tokenizers.decoders.WordPiece(cleanup=False)
+    return _wrap(tokenizer)
+
+
+FAMILIES = {
+    "characters": characters,
+    "byte_level_digits": lambda: byte_level(True),
+    "byte_level_merged": lambda: byte_level(False),
+    "metaspace": metaspace,
+    "word_piece": word_piece,
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tokenizer(request):
+    return FAMILIES[request.param]()
+
+
+class TableModel:
+    """A random next-token table that depends on the whole sequence; counts what it was asked."""
+
+    def __init__(self, vocab_size, as_mapping=False):
+        self.vocab_size, self.as_mapping, self.calls, self.asked = vocab_size, as_mapping, 0, []
+
+    def row(self, ids):
+        rng = np.random.default_rng([len(ids), *ids])
+        logits = rng.normal(size=self.vocab_size) * 3
+        return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+
+    def __call__(self, sequences):
+        self.calls += 1
+        self.asked += sequences
+        rows = [self.row(ids) for ids in sequences]
+        return [dict(enumerate(row)) for row in rows] if self.as_mapping else np.array(rows)
+
+
+def brute_force(model, prefix, continuations):
+    log_probs = []
+    for tokens in continuations:
+        ids, total = list(prefix), 0.0
+        for token in tokens:
+            total += float(model.row(ids)[token])
+            ids.append(token)
+        log_probs.append(total)
+    p = np.exp(np.array(log_probs))
+    return float(p @ np.array(VALUES) / p.sum()), float(p.sum())
+
+
+RESPONSE = "<answer>B</answer>\nConfidence: 0.62"
+
+
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_the_tree_agrees_with_brute_force_over_all_strings(tokenizer, as_mapping):
+    full = tokenizer.encode(RESPONSE, add_special_tokens=False)
+    prefix = value_prefix(full, tokenizer)
+    assert prefix.ids is not None, prefix.reason
+    model = TableModel(len(tokenizer), as_mapping)
+    result = expected_confidence(model, prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+    continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+    value, mass = brute_force(model, prefix.ids, continuations)
+    assert result.value == pytest.approx(value, abs=1e-9)
+    assert result.mass == pytest.approx(mass, rel=1e-9)
+    assert result.probabilities.sum() == pytest.approx(mass, rel=1e-9)
+    assert len(model.asked) == len({tuple(ids) for ids in model.asked})  # no node is asked twice
+
+
+def test_the_strings_continue_the_prefix_as_the_response_itself_does(tokenizer):
+    for i in (0, 7, 62, 99, 100):
+        full = tokenizer.encode(RESPONSE.replace("0.62", STRINGS[i]), add_special_tokens=False)
+        prefix = value_prefix(full, tokenizer)
+        continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+        assert len(set(continuations)) == 101
+        assert [*prefix.ids, *continuations[i]] == full
+        assert string_tokens(prefix.ids, tokenizer=tokenizer, lead=None) == continuations
+
+
+def test_a_model_sure_of_one_string_gives_its_value_and_full_mass(tokenizer):
+    for i in (0, 33, 100):
+        full = tokenizer.encode(RESPONSE.replace("0.62", STRINGS[i]), add_special_tokens=False)
+        prefix = value_prefix(full, tokenizer)
+
+        def sure(sequences, full=full):
+            return [{full[len(ids)]: 0.0} if ids == full[: len(ids)] else {} for ids in sequences]
+
+        result = expected_confidence(sure, prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+        assert (result.value, result.mass) == pytest.approx((VALUES[i], 1.0))
+
+
+def test_digits_need_sixteen_nodes_in_five_calls():
+    tokenizer = characters()
+    model = TableModel(len(tokenizer))
+    prefix = tokenizer.encode("46\nConfidence: ", add_special_tokens=False)
+    expected_confidence(model, prefix, tokenizer=tokenizer)
+    # nodes: "", "0", "1", "0.", "1.", "0.0" ... "0.9", "1.0"
+    assert len(model.asked) == 16 and model.calls == 4
+
+
+def test_merged_digits_are_merged_in_the_tree():
+    tokenizer = byte_level(split_digits=False)
+    lengths = {len(tokens) for tokens in string_tokens(
+        tokenizer.encode("x\nConfidence:", add_special_tokens=False), tokenizer=tokenizer, lead=" "
+    )}  # fmt: skip
+    assert min(lengths) < 4  # some numbers take fewer tokens than characters
+
+
+def test_prefixes_of_a_batch_do_not_mix(tokenizer):
+    texts = [f"{body}\nConfidence: 0.62" for body in ("B", "<answer>", "The answer")]
+    prefixes = [value_prefix(tokenizer.encode(t, add_special_tokens=False), tokenizer) for t in texts]
+    model = TableModel(len(tokenizer))
+    together = expected_confidences(
+        model, [p.ids for p in prefixes], tokenizer=tokenizer, leads=[p.lead for p in prefixes]
+    )
+    assert model.calls <= 6
+    parts = expected_confidences(
+        model, [p.ids for p in prefixes], tokenizer=tokenizer, leads=[p.lead for p in prefixes], max_sequences=4
+    )
+    assert [(r.value, r.mass) for r in parts] == [(r.value, r.mass) for r in together]
+    for prefix, result in zip(prefixes, together, strict=True):
+        alone = expected_confidence(model, prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+        assert (result.value, result.mass) == (alone.value, alone.mass)
+    assert expected_confidences(model, [], tokenizer=tokenizer, leads=[]) == []
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "<|im_end|>", "<|im_end|>\n"])
+def test_value_prefix_takes_the_last_confidence_line(tokenizer, ending):
+    text = "Confidence: 0.11\nthe answer B\nConfidence: 0.62" + ending
+    full = tokenizer.encode(text, add_special_tokens=False)
+    prefix = value_prefix(full, tokenizer)
+    assert prefix.ids is not None, prefix.reason
+    assert list(prefix.ids) == full[: len(prefix.ids)]
+    rest = tokenizer.decode(full[len(prefix.ids) :], skip_special_tokens=True).replace(" ", "")
+    assert rest.startswith("0.62")
+
+
+def test_value_prefix_of_a_long_response_and_of_ones_without_a_number(tokenizer):
+    body = tokenizer.encode("the answer is high\n" * 400, add_special_tokens=False)
+    line = tokenizer.encode("\nConfidence: 0.62", add_special_tokens=False)
+    prefix = value_prefix(body + line, tokenizer)
+    assert prefix.ids is not None and len(prefix.ids) > len(body)
+    for text, reason in {"": "missing", "the answer": "missing", "x\nConfidence: high": "malformed"}.items():
+        none = value_prefix(tokenizer.encode(text, add_special_tokens=False), tokenizer)
+        assert none.ids is None and reason in none.reason
+    assert value_prefix(body, tokenizer).ids is None
+
+
+def test_no_mass_gives_no_value_and_underflow_still_does():
+    tokenizer = characters()
+    prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
+    nothing = expected_confidence(lambda seqs: [{} for _ in seqs], prefix, tokenizer=tokenizer)
+    assert (nothing.value, nothing.mass) == (None, 0.0)
+    tiny = expected_confidence(
+        lambda seqs: [dict.fromkeys(range(len(tokenizer)), -300.0) for _ in seqs], prefix, tokenizer=tokenizer
+    )
+    assert tiny.mass == 0.0 and tiny.value == pytest.approx(0.5)
+
+
+def test_bad_callbacks_are_named():
+    tokenizer = characters()
+    prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
+    for row in (np.zeros(len(tokenizer)), np.full(len(tokenizer), math.nan)):
+        with pytest.raises(DataError, match="did not return log-probabilities"):
+            expected_confidence(lambda seqs, row=row: [row] * len(seqs), prefix, tokenizer=tokenizer)
+    with pytest.raises(DataError, match="gave 0 rows for 1 sequences"):
+        expected_confidence(lambda seqs: [], prefix, tokenizer=tokenizer)
+    with pytest.raises(DataError, match="1 prefixes but 0 leads"):
+        expected_confidences(lambda seqs: [], [prefix], tokenizer=tokenizer, leads=[])
+
+
+def test_a_tokenizer_that_cannot_spell_the_strings_is_an_error():
+    class Deaf:
+        def encode(self, text, *, add_special_tokens):
+            return []
+
+        def decode(self, token_ids, *, skip_special_tokens):
+            return "x" * len(token_ids)
+
+    with pytest.raises(TokenizerError, match=r"can't continue 'xxx' with ' 0\.00'"):
+        string_tokens([1, 2, 3], tokenizer=Deaf(), lead=None)
+
+
+def test_the_strings_are_the_rendered_grid():
+    from caopd_verl.core.confidence import LABEL, parse, render
+
+    assert len(STRINGS) == 101 and STRINGS[0] == "0.00" and STRINGS[-1] == "1.00"
+    for value, string in zip(VALUES, STRINGS, strict=True):
+        assert render(value) == f"{LABEL} {string}" and parse(render(value)).value == value
+    for a, b in itertools.pairwise(VALUES):
+        assert a < b
