@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from caopd_verl.core.revise import Tokenizer
+from caopd_verl.core.tokens import Tokenizer
 from caopd_verl.errors import ConfigError, TeacherContextError
 from caopd_verl.types import Messages
 

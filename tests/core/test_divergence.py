@@ -165,15 +165,18 @@ def test_no_tokens_at_all_give_an_empty_loss_with_a_graph():
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_t15_bf16_logits_never_give_a_negative_divergence(alpha):
     generator = torch.Generator().manual_seed(1)
-    student = torch.randn(24, 30_000, generator=generator) * 4
+    student = torch.randn(8, 30_000, generator=generator) * 4
     student[:, 0] += 25
-    teacher = student + 0.02 * torch.randn(24, 30_000, generator=generator)
+    teacher = student + 0.02 * torch.randn(8, 30_000, generator=generator)
     for k in (100, None):
         loss, metrics = run(student.bfloat16(), teacher.bfloat16(), k=k, alpha=alpha, chunk=8)
         assert loss.dtype == torch.float32 and (loss >= 0).all()
         assert (metrics["topk_mass"] <= 1 + 1e-6).all()
-        full, _ = run(student.bfloat16().double(), teacher.bfloat16().double(), k=k, alpha=alpha, chunk=8)
-        torch.testing.assert_close(loss, full, rtol=1e-4, atol=1e-7)
+        if k is None:
+            slow = reference_divergence(
+                student.bfloat16(), teacher.bfloat16(), alpha_T=torch.full((8,), alpha), temperature=1.0
+            )
+            torch.testing.assert_close(loss.double(), slow, rtol=1e-3, atol=1e-8)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
