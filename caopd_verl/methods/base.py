@@ -63,6 +63,7 @@ class Setting:
     tokenizer: Tokenizer
     eot_id: int
     max_response_tokens: int
+    stop_ids: tuple[int, ...] = ()  # the generation config's other eos ids: sampling stops there too
 
 
 Method = Callable[[RolloutGroup, Target, Setting], list[Trajectory]]

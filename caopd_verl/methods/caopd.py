@@ -50,6 +50,7 @@ def _trajectory(
             value,
             tokenizer=setting.tokenizer,
             eot_id=setting.eot_id,
+            stop_ids=setting.stop_ids,
             max_response_tokens=setting.max_response_tokens,
         )
     except RevisionError:

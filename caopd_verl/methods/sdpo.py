@@ -54,6 +54,7 @@ def stated_mask(rollout: Rollout, setting: Setting) -> Mask:
             0.0,
             tokenizer=setting.tokenizer,
             eot_id=setting.eot_id,
+            stop_ids=setting.stop_ids,
             max_response_tokens=max(setting.max_response_tokens, n) + 64,
         )
     except RevisionError:

@@ -82,7 +82,9 @@ class CaopdTrainer(PPOTrainerSync):
         super().on_init_end()
         self.eot_id = find_eot_id(self.tokenizer)
         self.chat_kwargs = OmegaConf.to_container(self.config.data.apply_chat_template_kwargs) or {}
-        self.setting = Setting(self.caopd, self.tokenizer, self.eot_id, self.config.data.max_response_length)
+        limit = self.config.data.max_response_length
+        stop_ids = _stop_ids(self.config.actor_rollout_ref.model.path)
+        self.setting = Setting(self.caopd, self.tokenizer, self.eot_id, limit, stop_ids)
         self.rollouts = GroupRollouts(
             self.llm_server_manager.server_handles,
             self.tokenizer,
@@ -282,6 +284,17 @@ class CaopdTrainer(PPOTrainerSync):
         step, rows = self.last_validation
         name = self.config.trainer.experiment_name
         validation.write_report(rows, self.folder, self.caopd.evaluation, step=step, name=name)
+
+
+def _stop_ids(model_path: str) -> tuple[int, ...]:
+    """The eos ids of the model's generation config, at which vLLM stops as well; empty where it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        eos = GenerationConfig.from_pretrained(model_path).eos_token_id
+    except OSError:  # no generation_config.json: then there are no further stop tokens
+        return ()
+    return () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
 
 
 def _example(row: Any) -> Example:

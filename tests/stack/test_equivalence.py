@@ -1,0 +1,85 @@
+"""One rank, two ranks, a golden file and a resumed run: the same losses and the same EMA teacher, on fixed rollouts.
+
+On recorded rollouts, because a sampled token may differ between two runs by the last bit of a logit. Everything behind
+the sampling is the real thing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import STEPS, journal, replay_overrides, run_main
+
+pytestmark = pytest.mark.stack
+GOLDEN = Path(__file__).parents[1] / "golden" / "ten_steps.txt"
+
+
+@pytest.fixture(scope="module")
+def one_rank(recorded, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("one_rank")
+    run_main(*replay_overrides(recorded, output))
+    return output
+
+
+@pytest.fixture(scope="module")
+def two_ranks(recorded, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("two_ranks")
+    run_main(*replay_overrides(recorded, output), "trainer.n_gpus_per_node=2")
+    return output
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss/total"] for row in journal(folder)]
+
+
+def teacher(folder: Path, step: int, world_size: int) -> dict[str, torch.Tensor]:
+    """The full teacher, its shards joined along the first dimension as FSDP2 splits them."""
+    path = folder / "checkpoints" / f"global_step_{step}" / "teacher"
+    shards = [torch.load(path / f"ema_world_size_{world_size}_rank_{r}.pt") for r in range(world_size)]
+    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+
+
+def assert_same_teacher(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], rtol: float) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert tensor.dtype == torch.float32
+        distance = (tensor - right[name]).norm() / tensor.norm()
+        assert distance <= rtol, f"{name}: {distance:.2e}"
+
+
+def test_golden_ten_steps(one_rank):
+    """A refactoring must not move the losses. To accept new ones: copy the file that the message names."""
+    found = losses(one_rank)
+    text = "".join(f"{value!r}\n" for value in found)
+    fresh = one_rank / "ten_steps.txt"
+    fresh.write_text(text)
+    expected = [float(line) for line in GOLDEN.read_text().splitlines()]
+    assert found == pytest.approx(expected, rel=1e-4), f"the new losses are in {fresh}"
+    assert len(found) == STEPS and all(loss > 0 for loss in found)
+
+
+def test_two_ranks_give_the_losses_and_teacher_of_one(one_rank, two_ranks):
+    assert losses(two_ranks) == pytest.approx(losses(one_rank), rel=1e-4)
+    assert_same_teacher(teacher(one_rank, STEPS, 1), teacher(two_ranks, STEPS, 2), rtol=1e-4)
+
+
+def test_t14_the_teacher_moves_and_is_not_the_student(one_rank):
+    first, last = teacher(one_rank, 5, 1), teacher(one_rank, STEPS, 1)
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+    path = one_rank / "checkpoints" / f"global_step_{STEPS}" / "actor" / "model_world_size_1_rank_0.pt"
+    student = torch.load(path, weights_only=False)
+    assert any(not torch.equal(last[name], student[name].full_tensor()) for name in last)
+
+
+def test_resumed_run_gives_the_next_losses_of_the_uninterrupted_one(one_rank, recorded, tmp_path):
+    """Interrupted after step 5: steps 6 to 10 and the EMA teacher are those of the run that went on."""
+    source = one_rank / "checkpoints"
+    shutil.copytree(source / "global_step_5", tmp_path / "checkpoints" / "global_step_5")
+    (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("5")
+    run_main(*replay_overrides(recorded, tmp_path))
+    assert [row["step"] for row in journal(tmp_path)] == [6, 7, 8, 9, 10]
+    assert losses(tmp_path) == losses(one_rank)[5:]
+    assert_same_teacher(teacher(one_rank, STEPS, 1), teacher(tmp_path, STEPS, 1), rtol=0.0)
