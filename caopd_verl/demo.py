@@ -36,7 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="SDPO against CaOPD on an embedded tiny model, on CPU.")
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"))
     parser.add_argument("--seed", type=int, default=0, help="of the questions' order and of the sampling")
-    parser.add_argument("overrides", nargs="*", help="config overrides for all runs, e.g. trainer.total_training_steps=5")
+    parser.add_argument(
+        "overrides", nargs="*", help="config overrides for all runs, e.g. trainer.total_training_steps=5"
+    )
     args = parser.parse_args(argv)
     start = time.monotonic()
     summary = run_all(args.output, args.seed, args.overrides)
@@ -68,7 +70,9 @@ def run_one(recipe: str, command: list[str], folder: Path) -> None:
     tail: deque[str] = deque(maxlen=25)
     bar = tqdm(desc=f"{recipe}: starting Ray and vLLM", unit="step", dynamic_ncols=True)
     with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
         assert process.stdout is not None
         for line in process.stdout:
             log.write(line)

@@ -6,6 +6,7 @@ Composes the config, checks it, runs it. `--cfg job` prints what would run.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -14,16 +15,32 @@ from omegaconf import DictConfig
 from caopd_verl.config import CaopdConfig
 from caopd_verl.errors import CaopdError
 
+CONFIGS = Path(__file__).parent / "configs"  # absolute, so that `main` can be called by an importer too
+
 ConfigStore.instance().store(group="caopd", name="schema", node=CaopdConfig)
 
 
-@hydra.main(config_path="configs", config_name="caopd_trainer", version_base=None)
+@hydra.main(config_path=str(CONFIGS), config_name="caopd_trainer", version_base=None)
 def _run(config: DictConfig) -> None:
     from caopd_verl.preflight import prepare
     from caopd_verl.verl_ext.runner import run
 
-    prepare(config)
-    run(config)
+    try:
+        prepare(config)
+        run(config)
+    except Exception as error:
+        cause = root_cause(error)
+        if not isinstance(cause, CaopdError):
+            raise
+        print(f"{type(cause).__name__}: {cause}", file=sys.stderr)  # hydra.main would print a stack trace instead
+        sys.exit(2)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error as it was raised, without the layers that Ray adds on its way through the actors."""
+    while isinstance(cause := getattr(error, "cause", None), BaseException):
+        error = cause
+    return error
 
 
 def recipe_before_scale(argv: list[str]) -> list[str]:
@@ -35,12 +52,9 @@ def recipe_before_scale(argv: list[str]) -> list[str]:
 
 
 def main() -> None:
+    """Command line entry point."""
     sys.argv = [sys.argv[0], *recipe_before_scale(sys.argv[1:])]
-    try:
-        _run()
-    except CaopdError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    _run()
 
 
 if __name__ == "__main__":

@@ -6,18 +6,21 @@ Everything that can be known to fail is found here, in seconds, with one error t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from caopd_verl.config import CaopdConfig, validate
 from caopd_verl.core.context import encode_prompt
 from caopd_verl.core.revise import encode_segment, find_eot_id
-from caopd_verl.data.registry import GENERATED, load_task
+from caopd_verl.data.registry import FILE_TASKS, GENERATED, Split, load_task
 from caopd_verl.data.splits import check_disjoint
 from caopd_verl.data.verl_rows import write_parquet
-from caopd_verl.errors import ConfigError, DataError
+from caopd_verl.errors import ConfigError, DataError, TokenizerError
 from caopd_verl.methods import METHODS
 from caopd_verl.types import Example
 
@@ -31,20 +34,20 @@ def prepare(config: DictConfig) -> None:
     Raises:
         ConfigError, DataError, TokenizerError: naming what is wrong and where.
     """
+    check_keys(config.caopd, CaopdConfig, "caopd")
     caopd: CaopdConfig = OmegaConf.to_object(config.caopd)  # type: ignore[assignment]
     validate(caopd, methods=tuple(METHODS), rollouts_per_prompt=config.actor_rollout_ref.rollout.n)
-    _check_batch(config)
-    _check_devices(config)
+    check_devices(config)
+    check_batch(config)
     with open_dict(config):
         config.caopd.output_dir = str(Path(caopd.output_dir).absolute())
         config.actor_rollout_ref.model.path = resolve_model_path(config.actor_rollout_ref.model.path)
     model_path = config.actor_rollout_ref.model.path
     tokenizer = load_tokenizer(model_path, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
-    find_eot_id(tokenizer)
-    encode_segment(0.5, tokenizer)
+    check_tokenizer(tokenizer, model_path)
     _check_vocabulary(model_path, caopd)
     train, val = load_examples(config)
-    kwargs = OmegaConf.to_container(config.data.apply_chat_template_kwargs) or {}
+    kwargs = dict(config.data.apply_chat_template_kwargs or {})
     for example in [*train, *val]:
         _check_prompt(example, tokenizer, kwargs, config.data.max_prompt_length)
     if len(train) < config.data.train_batch_size:
@@ -56,6 +59,22 @@ def prepare(config: DictConfig) -> None:
         )
     write_parquet(train, config.data.train_files)
     write_parquet(val, config.data.val_files)
+
+
+def check_keys(block: Mapping[Any, Any], schema: type, where: str) -> None:
+    """Refuse keys that are not in the schema: Hydra's `+caopd.key=value` adds them unasked. Raises `ConfigError`."""
+    types = get_type_hints(schema)
+    for key in block:
+        if key not in types:
+            near = get_close_matches(str(key), types, n=1, cutoff=0.5)
+            raise ConfigError(
+                "there is no such key",
+                where=f"{where}.{key}",
+                expected="one of " + ", ".join(sorted(types)),
+                fix=f"did you mean {where}.{near[0]}?" if near else None,
+            )
+        if is_dataclass(types[key]):
+            check_keys(block[key], types[key], f"{where}.{key}")
 
 
 def resolve_model_path(path: str) -> str:
@@ -74,7 +93,9 @@ def resolve_model_path(path: str) -> str:
     if local.exists():
         if not (local / "config.json").exists():
             raise ConfigError(
-                f"{local} holds no config.json", where="actor_rollout_ref.model.path", expected="a transformers checkpoint"
+                f"{local} holds no config.json",
+                where="actor_rollout_ref.model.path",
+                expected="a transformers checkpoint",
             )
         return str(local.absolute())
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
@@ -101,31 +122,62 @@ def load_tokenizer(path: str, *, trust_remote_code: bool) -> Any:
         ) from error
 
 
+def check_tokenizer(tokenizer: Any, path: str) -> None:
+    """It must end an assistant's turn and write a confidence line. Raises `TokenizerError` naming the model."""
+    try:
+        find_eot_id(tokenizer)
+        encode_segment(0.5, tokenizer)
+    except TokenizerError as error:
+        where = f"actor_rollout_ref.model.path={path}"
+        raise TokenizerError(error.what, where=where, expected=error.expected, fix=error.fix) from error
+
+
 def load_examples(config: DictConfig) -> tuple[list[Example], list[Example]]:
-    """Training and validation questions; disjoint prompts."""
+    """Training and validation questions, with disjoint prompts.
+
+    Raises:
+        ConfigError: naming the key under `caopd.task`.
+        DataError: naming file and line of the row.
+    """
     task = config.caopd.task
-    options: dict[str, Any] = {"path": task.train_path, "seed": task.seed}
-    if task.name in GENERATED:
-        train = load_task(task.name, **options, n=task.n_train, split="train")
-        return train, load_task(task.name, **options, n=task.n_val, split="test")
-    if task.train_path is None:
+    generated = task.name in GENERATED
+    if task.name in FILE_TASKS and task.train_path is None:
         raise ConfigError(
             f"the task {task.name!r} needs a data file",
             where="caopd.task.train_path",
             expected="the path of a JSONL file",
             fix="see docs/data.md, or set +scale=cpu_tiny to try the generated task",
         )
-    if task.val_path is not None:
-        train = load_task(task.name, **options, n=task.n_train, split="train")
-        val = load_task(task.name, path=task.val_path, seed=task.seed, n=task.n_val, split="test")
+    own_file = task.val_path is not None
+    fraction = None if generated or own_file else task.val_fraction
+    train = _load(task, "train", path=task.train_path, n=task.n_train, validation_fraction=fraction)
+    split: Split = "test" if generated or own_file else "val"
+    val_path = task.val_path if generated or own_file else task.train_path
+    val = _load(task, split, path=val_path, n=task.n_val, validation_fraction=fraction)
+    if own_file:
         check_disjoint(train, val, names=("caopd.task.train_path", "caopd.task.val_path"))
-        return train, val
-    options["validation_fraction"] = task.val_fraction
-    train = load_task(task.name, **options, n=task.n_train, split="train")
-    return train, load_task(task.name, **options, n=task.n_val, split="val")
+    return train, val
 
 
-def _check_prompt(example: Example, tokenizer: Any, template_kwargs: dict, limit: int) -> None:
+def _load(task: Any, split: Split, **options: Any) -> list[Example]:
+    part = "train" if split == "train" else "val"
+    keys = {
+        "task": "name",
+        "path": f"{part}_path",
+        "n": f"n_{part}",
+        "arithmetic n": f"n_{part}",
+        "validation_fraction": "val_fraction",
+    }
+    try:
+        return load_task(task.name, seed=task.seed, split=split, **options)
+    except ConfigError as error:
+        if error.where not in keys:
+            raise
+        where = f"caopd.task.{keys[error.where]}"
+        raise ConfigError(error.what, where=where, expected=error.expected, fix=error.fix) from error
+
+
+def _check_prompt(example: Example, tokenizer: Any, template_kwargs: dict[Any, Any], limit: int) -> None:
     n = len(encode_prompt(example.messages, tokenizer=tokenizer, template_kwargs=template_kwargs))
     if n > limit:
         raise DataError(
@@ -148,7 +200,8 @@ def _check_vocabulary(model_path: str, caopd: CaopdConfig) -> None:
         )
 
 
-def _check_batch(config: DictConfig) -> None:
+def check_batch(config: DictConfig) -> None:
+    """Batch, mini-batch and ranks must divide, under the one strategy that is supported. Raises `ConfigError`."""
     batch, mini = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if batch % mini:
         raise ConfigError(
@@ -164,6 +217,13 @@ def _check_batch(config: DictConfig) -> None:
             where="trainer.n_gpus_per_node",
             expected="a number of ranks that divides ppo_mini_batch_size x rollout.n",
         )
+    actor = config.actor_rollout_ref.actor
+    if not actor.use_dynamic_bsz and (rows // ranks) % actor.ppo_micro_batch_size_per_gpu:
+        raise ConfigError(
+            f"a rank's {rows // ranks} rows do not split into micro-batches of {actor.ppo_micro_batch_size_per_gpu}",
+            where="actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+            expected="a divisor of ppo_mini_batch_size x rollout.n / ranks",
+        )
     if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size != 1:
         raise ConfigError(
             "sequence parallelism splits the student's logits, and the teacher's prompt is another",
@@ -178,20 +238,21 @@ def _check_batch(config: DictConfig) -> None:
         )
 
 
-def _check_devices(config: DictConfig) -> None:
-    ranks, device = config.trainer.n_gpus_per_node, config.trainer.device
-    if device == "cpu":
-        logical = OmegaConf.select(config, "ray_kwargs.ray_init.num_gpus")
-        if logical is not None and ranks > logical:
-            raise ConfigError(
-                f"{ranks} ranks on a node with {logical} logical devices",
-                where="trainer.n_gpus_per_node",
-                expected=f"at most ray_kwargs.ray_init.num_gpus={logical}",
-                fix="leave ray_kwargs.ray_init.num_gpus alone: it follows trainer.n_gpus_per_node",
-            )
-        return
+def check_devices(config: DictConfig) -> None:
+    """No more ranks than devices, so that Ray does not wait for ever. Raises `ConfigError`."""
+    ranks, nodes, device = config.trainer.n_gpus_per_node, config.trainer.nnodes, config.trainer.device
     if os.environ.get("RAY_ADDRESS"):
         return  # the devices are the cluster's
+    if device == "cpu":
+        logical = OmegaConf.select(config, "ray_kwargs.ray_init.num_gpus") or 0
+        if ranks * nodes > logical:
+            raise ConfigError(
+                f"{ranks * nodes} ranks on a machine with {logical} logical devices",
+                where="trainer.n_gpus_per_node" if nodes == 1 else "trainer.nnodes",
+                expected=f"at most ray_kwargs.ray_init.num_gpus={logical} ranks in all",
+                fix="run with a CPU scale (+scale=cpu_tiny): there the logical devices follow trainer.n_gpus_per_node",
+            )
+        return
     import torch
 
     found = torch.cuda.device_count()

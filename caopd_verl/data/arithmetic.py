@@ -13,7 +13,7 @@ calibrated confidence has to follow.
 The splits are disjoint by construction: the split of a question is a function of a hash of its two operands without
 their order, so `12+34` and `34+12` never fall into different splits, whatever `n` and `seed` are.
 
-Try it: `python -c "from caopd_verl.data.arithmetic import generate; print(*generate(n=3, seed=0, split='test'), sep='\\n')"`
+    python -c "from caopd_verl.data.arithmetic import generate; print(generate(n=3, seed=0, split='test'))"
 """
 
 from __future__ import annotations

@@ -20,6 +20,18 @@ def cluster_index(groups: Sequence[Hashable] | None, n: int) -> IntArray:
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
 
 
+def cluster_weights(rng: np.random.Generator, n_clusters: int) -> FloatArray:
+    """How often each of the clusters is drawn when `n_clusters` are drawn with replacement (shape [n_clusters])."""
+    drawn = rng.integers(0, n_clusters, size=n_clusters, dtype=np.int32)
+    return np.bincount(drawn, minlength=n_clusters).astype(np.float64)
+
+
+def unanimous_interval(value: float, n_clusters: int, *, level: float) -> tuple[float, float]:
+    """The interval of a share that is 0 or 1 in the sample: exact one-sided bound for `n_clusters` trials."""
+    bound = ((1.0 - level) / 2.0) ** (1.0 / n_clusters)
+    return (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
+
+
 def mean_interval(
     outcomes: BoolArray | FloatArray, clusters: IntArray, *, n_resamples: int, level: float, seed: int
 ) -> tuple[float, float]:
@@ -41,11 +53,8 @@ def mean_interval(
     sums = np.bincount(compact, weights=values)
     counts = np.bincount(compact)
     tail = (1.0 - level) / 2.0
-    bound = tail ** (1.0 / len(sums))
-    if values.min() == values.max() == 1.0:
-        return bound, 1.0
-    if values.min() == values.max() == 0.0:
-        return 0.0, 1.0 - bound
+    if values.min() == values.max() and values.min() in (0.0, 1.0):
+        return unanimous_interval(float(values.min()), len(sums), level=level)
     rng = np.random.default_rng(seed)
     means = np.empty(n_resamples)
     step = max(1, 2_000_000 // len(sums))

@@ -1,11 +1,11 @@
 """CaOPD on the SDPO backbone (arXiv 2604.16830, section 4): p-hat in the completion and in the teacher's context.
 
-For rollout k of a group with target p (Eq. 6): the completion states p instead of its own confidence, the teacher sees a
-verified sibling that states the same p, and the distillation is unchanged (Eq. 7).
+For rollout k of a group with target p (Eq. 6): the completion states p instead of its own confidence, the teacher sees
+a verified sibling that states the same p, and the distillation is unchanged (Eq. 7).
 
 Groups without a success have no demonstration. `caopd.unsolved=mask` leaves them out, as SDPO does, which biases the
-targets upwards: the smallest p that is ever trained is 1/K. `confidence_only` (a deviation) trains just their confidence
-tokens towards 0.00; the teacher's context is then the rollout itself with its confidence overwritten.
+targets upwards: the smallest p that is ever trained is 1/K. `confidence_only` (a deviation) trains just their
+confidence tokens towards 0.00; the teacher's context is then the rollout itself with its confidence overwritten.
 
     python -m caopd_verl.main +recipe=sdpo_caopd +scale=cpu_tiny
 """

@@ -103,6 +103,8 @@ def put(rows: Sequence[Row], fields: TensorDict, global_step: int) -> KVBatchMet
     keys = [row.key for row in rows]
     own = fields["input_ids"].offsets().diff().tolist()
     teacher = fields["teacher_input_ids"].offsets().diff().tolist()  # costs a forward pass as well
-    tags = [{"seq_len": a + b, "global_steps": global_step, "status": "success"} for a, b in zip(own, teacher, strict=True)]
+    tags = [
+        {"seq_len": a + b, "global_steps": global_step, "status": "success"} for a, b in zip(own, teacher, strict=True)
+    ]
     tq.kv_batch_put(keys=keys, partition_id=PARTITION, fields=fields, tags=tags)
     return KVBatchMeta(partition_id=PARTITION, keys=keys, tags=tags)

@@ -23,6 +23,10 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
     "verl.trainer.ppo.v1.trainer_base": {
         "PPOTrainer._setup": "order of start-up; we replace worker class and rollout server around it",
         "PPOTrainer._init_resource_pool_mgr": "names the worker class and its role",
+        "PPOTrainer._build_replay_buffer": "replaced: rollouts come back in the call that asked for them",
+        "PPOTrainer.prepare_step": "replaced: stock verl submits prompts here",
+        "PPOTrainer.on_init_end": "where our rollouts find tokenizer and servers ready",
+        "PPOTrainer._update_actor": "replaced: our mini-batch arguments and metrics",
         "PPOTrainer._step_once": "one training step; ours is generate, revise, balance, update",
         "PPOTrainer._validate": "replaced by calibration metrics",
         "PPOTrainer._compute_metrics": "replaced: ours needs no rewards or advantages",
@@ -40,11 +44,16 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
     "verl.single_controller.base.decorator": {"register": "remote worker methods", "Dispatch": "their dispatch mode"},
     "verl.workers.engine_workers": {
         "ActorRolloutRefWorker.init_model": "builds teacher (ref), student (actor) and the rollout adapter",
+        "ActorRolloutRefWorker.actor_worker_cls": "our StudentWorker takes its place",
+        "ActorRolloutRefWorker.save_checkpoint": "the EMA teacher is saved beside the student",
+        "ActorRolloutRefWorker.load_checkpoint": "and restored",
         "TrainingWorker.train_batch": "one optimizer step; the EMA follows it",
     },
     "verl.workers.engine": {"EngineRegistry": "our engine under a model_type of its own"},
     "verl.workers.engine.fsdp.transformer_impl": {
         "FSDPEngineWithLMHead.prepare_model_inputs": "the teacher's forward uses the same packing",
+        "FSDPEngineWithLMHead._build_module": "loads the model under our model_type",
+        "FSDPEngineWithLMHead.optimizer_step": "tells whether the step was taken (T14)",
         "FSDPEngineWithLMHead._build_fsdp_module": "FSDP2 wrapping of the teacher",
         "FSDPEngineWithLMHead.forward_backward_batch": "the global loss denominator is added here",
     },
@@ -76,17 +85,24 @@ def check() -> None:
             fix=f"pip install verl=={VERL_VERSION}",
         )
     for module_name, names in PRIVATE_NAMES.items():
-        module = importlib.import_module(module_name)
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise _missing(module_name, "; ".join(names.values()), str(error)) from error
         for dotted, why in names.items():
             node: object = module
             for part in dotted.split("."):
                 node = getattr(node, part, None)
                 if node is None:
-                    raise IncompatibleVersionError(
-                        f"{module_name}.{dotted} does not exist ({why})",
-                        expected=f"an unmodified verl=={VERL_VERSION} and its dependencies",
-                        fix="reinstall verl, or see caopd_verl/verl_ext/compat.py for what is needed",
-                    )
+                    raise _missing(f"{module_name}.{dotted}", why)
+
+
+def _missing(name: str, why: str, detail: str | None = None) -> IncompatibleVersionError:
+    return IncompatibleVersionError(
+        f"{name} does not exist ({why})" + (f": {detail}" if detail else ""),
+        expected=f"an unmodified verl=={VERL_VERSION} and its dependencies",
+        fix="reinstall verl, or see caopd_verl/verl_ext/compat.py for what is needed",
+    )
 
 
 def ensure_vllm_metadata() -> None:

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
-from verl.utils.device import get_device_id, get_device_name
+from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 MODEL_TYPE = "caopd_language_model"
+JaggedTensor = Any  # a nested torch.Tensor; torch's annotations do not know its offsets()
 
 
 def response_positions(offsets: torch.Tensor, response_lengths: torch.Tensor) -> torch.Tensor:
@@ -54,7 +55,8 @@ class CaopdEngine(FSDPEngineWithLMHead):
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
         if not self.engine_config.forward_only or self.engine_config.param_offload:
             return super()._build_fsdp_module(module)
-        self.engine_config.forward_only = False  # stock code ties CPU offload to it; ours is ref.fsdp_config.param_offload
+        # stock code ties CPU offload to it; ours is ref.fsdp_config.param_offload
+        self.engine_config.forward_only = False
         try:
             return super()._build_fsdp_module(module)
         finally:
@@ -66,7 +68,9 @@ class CaopdEngine(FSDPEngineWithLMHead):
         return grad_norm
 
     @torch.no_grad()
-    def response_logits(self, input_ids: torch.Tensor, response_lengths: torch.Tensor, data: TensorDict) -> torch.Tensor:
+    def response_logits(
+        self, input_ids: JaggedTensor, response_lengths: torch.Tensor, data: TensorDict
+    ) -> torch.Tensor:
         """Logits that predict the response tokens, from a forward pass without gradient.
 
         Args:
@@ -88,7 +92,7 @@ class CaopdEngine(FSDPEngineWithLMHead):
         )
         switches = {key: tu.get_non_tensor_data(data, key, None) for key in ("use_remove_padding", "temperature")}
         tu.assign_non_tensor(micro, use_fused_kernels=False, **switches)
-        inputs, output_args = self.prepare_model_inputs(micro)
+        inputs, _ = self.prepare_model_inputs(micro)
         dtype = self._autocast_dtype
         autocast = nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype=dtype)
         with autocast:
@@ -99,8 +103,8 @@ class CaopdEngine(FSDPEngineWithLMHead):
         else:
             row = torch.bucketize(index, input_ids.offsets()[1:], right=True)
             selected = logits[row, index - input_ids.offsets()[row]]
-        del output_args
-        return selected / float(switches["temperature"])
+        temperature = float(switches["temperature"])
+        return selected if temperature == 1.0 else selected / temperature
 
     def local_state(self) -> dict[str, Any]:
         """This rank's shards by parameter name (no copy)."""

@@ -3,10 +3,10 @@
 verl 0.9.1's distillation seam calls a loss function twice per micro-batch: with `student_logits`, for per-token values,
 and with `model_output`, for the scalar. Between the two sits verl's unpacking. All arithmetic is in `core.divergence`.
 
-Loss of a step (source: Eq. 7 with SDPO's weights): sum_t w_t * r_t * c_t * D_t with D the divergence, r the clipped ratio
-student/old, c the clipped ratio old/rollout on untouched tokens, and w the codec's weights, which sum to 1 over the whole
-step. So the sum over micro-batches and ranks is the same whatever their number; a mini-batch's share is multiplied by
-the number of mini-batches.
+Loss of a step (source: Eq. 7 with SDPO's weights): sum_t w_t * r_t * c_t * D_t with D the divergence, r the clipped
+ratio student/old, c the clipped ratio old/rollout on untouched tokens, and w the codec's weights, which sum to 1 over
+the whole step. So the sum over micro-batches and ranks is the same whatever their number; a mini-batch's share is
+multiplied by the number of mini-batches.
 
 Legend: B rows, R response tokens of the micro-batch, N all its tokens, V vocabulary.
 """
@@ -87,7 +87,7 @@ class CaopdLoss:
         token = {name: model_output[name].values()[index] for name in _PER_TOKEN}
         weight = data["loss_weight"].values()
         student = token["student_log_probs"].detach()
-        old = data["old_log_probs"].values() if "old_log_probs" in data.keys() else student
+        old = data["old_log_probs"].values() if "old_log_probs" in data.keys() else student  # noqa: SIM118 (no `in`)
         weight = weight * divergence.importance_weights(student, old, clip=self.config.loss.is_clip)
         kept = data["kept_mask"].values().bool()
         tis = divergence.tis_weights(old, data["rollout_log_probs"].values(), kept, clip=self.config.loss.tis_clip)

@@ -1,6 +1,6 @@
 """Our verifiers as a verl reward function, for stock trainers (GRPO baselines) on the same verdicts.
 
-    reward.custom_reward_function.path=pkg://caopd_verl.verl_ext.reward reward.custom_reward_function.name=compute_score
+reward.custom_reward_function.path=pkg://caopd_verl.verl_ext.reward reward.custom_reward_function.name=compute_score
 """
 
 from __future__ import annotations

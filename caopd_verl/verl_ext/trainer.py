@@ -33,9 +33,10 @@ from caopd_verl.core.target import Target, compute_target
 from caopd_verl.errors import TeacherContextError
 from caopd_verl.methods import METHODS
 from caopd_verl.methods.base import Setting, TeacherContext
-from caopd_verl.types import Example, RolloutGroup
+from caopd_verl.types import RolloutGroup
 from caopd_verl.verifiers import VERIFIERS
 from caopd_verl.verl_ext import codec, step_metrics, validation
+from caopd_verl.verl_ext.dataset import example_of, stop_ids_of
 from caopd_verl.verl_ext.loss import N_MINI_BATCHES
 from caopd_verl.verl_ext.rollout import GroupRollouts, read_groups, write_groups
 from caopd_verl.verl_ext.rollout_server import GroupReplica
@@ -81,9 +82,9 @@ class CaopdTrainer(PPOTrainerSync):
     def on_init_end(self) -> None:
         super().on_init_end()
         self.eot_id = find_eot_id(self.tokenizer)
-        self.chat_kwargs = OmegaConf.to_container(self.config.data.apply_chat_template_kwargs) or {}
+        self.chat_kwargs = dict(self.config.data.apply_chat_template_kwargs or {})
         limit = self.config.data.max_response_length
-        stop_ids = _stop_ids(self.config.actor_rollout_ref.model.path)
+        stop_ids = stop_ids_of(self.config.actor_rollout_ref.model.path)
         self.setting = Setting(self.caopd, self.tokenizer, self.eot_id, limit, stop_ids)
         self.rollouts = GroupRollouts(
             self.llm_server_manager.server_handles,
@@ -125,7 +126,7 @@ class CaopdTrainer(PPOTrainerSync):
     def _generate(self, n_prompts: int) -> list[RolloutGroup]:
         """K verified rollouts for each of the next prompts; recorded or replayed where asked for."""
         batch = self._next_train_batch(n_prompts)
-        examples = [_example(batch[i]) for i in range(len(batch))]
+        examples = [example_of(batch[i]) for i in range(len(batch))]
         if self.caopd.rollout.replay_path:
             return read_groups(self.caopd.rollout.replay_path, self.global_steps)
         rollout = self.config.actor_rollout_ref.rollout
@@ -195,7 +196,8 @@ class CaopdTrainer(PPOTrainerSync):
                 message,
                 where="caopd.empty_batch",
                 expected="at least one solved group, or caopd.unsolved=confidence_only",
-                fix="use easier questions, more prompts or rollouts a step; caopd.empty_batch=skip goes on and counts it",
+                fix="use easier questions, more prompts or rollouts a step; "
+                "caopd.empty_batch=skip goes on and counts it",
             )
         print(f"WARNING: {message}; skipped", flush=True)
         metrics["train/empty_step"] = 1
@@ -242,7 +244,7 @@ class CaopdTrainer(PPOTrainerSync):
 
     def _validate(self) -> dict[str, float]:
         rollout = self.config.actor_rollout_ref.rollout
-        examples = [_example(self.val_dataset[i]) for i in range(len(self.val_dataset))]
+        examples = [example_of(self.val_dataset[i]) for i in range(len(self.val_dataset))]
         sampling = {
             "temperature": rollout.val_kwargs.temperature if rollout.val_kwargs.do_sample else 0.0,
             "top_p": rollout.val_kwargs.top_p,
@@ -263,7 +265,9 @@ class CaopdTrainer(PPOTrainerSync):
         print(step_metrics.validation_line(self.global_steps, metrics), flush=True)
         return metrics
 
-    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int) -> None:
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
         metrics.update({f"timing_s/{name}": seconds for name, seconds in timing_raw.items()})
         metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
         tokens = metrics.get("rollout/tokens", 0)
@@ -284,32 +288,3 @@ class CaopdTrainer(PPOTrainerSync):
         step, rows = self.last_validation
         name = self.config.trainer.experiment_name
         validation.write_report(rows, self.folder, self.caopd.evaluation, step=step, name=name)
-
-
-def _stop_ids(model_path: str) -> tuple[int, ...]:
-    """The eos ids of the model's generation config, at which vLLM stops as well; empty where it has none."""
-    from transformers import GenerationConfig
-
-    try:
-        eos = GenerationConfig.from_pretrained(model_path).eos_token_id
-    except OSError:  # no generation_config.json: then there are no further stop tokens
-        return ()
-    return () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
-
-
-def _example(row: Any) -> Example:
-    """A row of verl's data set as our Example (the inverse of `data.verl_rows.to_verl_rows`)."""
-
-    def get(key: str) -> Any:
-        value = row[key]
-        return value.data if hasattr(value, "data") and not isinstance(value, (dict, list, str)) else value
-
-    info = get("extra_info")
-    return Example(
-        id=info["id"],
-        messages=[dict(message) for message in get("raw_prompt")],
-        answer=get("reward_model")["ground_truth"],
-        verifier=info["verifier"],
-        source=get("data_source"),
-        where=info["where"],
-    )

@@ -1,4 +1,4 @@
-"""Validation: sample, verify, parse and (by a switch) read the expected confidence; rows to disk, metrics to the log."""
+"""Validation: sample, verify, parse, read the expected confidence (by a switch); rows to disk, metrics to the log."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def summarize(rows: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict[
     """Metrics of each readout that the rows carry: `{"stated": {...}, "expected": {...}}`."""
     correct = [row["correct"] for row in rows]
     return {
-        name: calibration_metrics(
-            [row[key] for row in rows], correct, n_bins=config.n_bins, missing=config.missing
-        )
+        name: calibration_metrics([row[key] for row in rows], correct, n_bins=config.n_bins, missing=config.missing)
         for name, key in READOUTS.items()
         if rows and key in rows[0]
     }
@@ -103,7 +101,9 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def write_report(rows: Sequence[dict[str, Any]], folder: Path, config: EvaluationConfig, *, step: int, name: str) -> None:
+def write_report(
+    rows: Sequence[dict[str, Any]], folder: Path, config: EvaluationConfig, *, step: int, name: str
+) -> None:
     """`metrics.json`, reliability diagram and confidence histogram of a run's last validation."""
     summary = summarize(rows, config)
     content = {"name": name, "step": step, "missing": config.missing, "n_bins": config.n_bins, **summary}
@@ -117,7 +117,5 @@ def write_report(rows: Sequence[dict[str, Any]], folder: Path, config: Evaluatio
             continue
         title, label = f"{name}, step {step}", f"{readout.capitalize()} confidence"
         path = folder / f"reliability_{readout}.png"
-        reliability_diagram(
-            values, correct, path, title=title, n_bins=config.n_bins, groups=groups, readout=label
-        )
+        reliability_diagram(values, correct, path, title=title, n_bins=config.n_bins, groups=groups, readout=label)
         confidence_histogram(values, correct, folder / f"confidence_{readout}.png", title=title, readout=label)

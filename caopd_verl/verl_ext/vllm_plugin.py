@@ -8,6 +8,7 @@ where the loader finds them. On other platforms, and outside our runs, nothing i
 from __future__ import annotations
 
 import os
+from typing import Any
 
 KEEP_WEIGHTS_ENV = "CAOPD_VLLM_KEEP_CPU_WEIGHTS"  # set by main for trainer.device=cpu
 
@@ -18,7 +19,7 @@ def register() -> None:
     import torch
     from vllm.model_executor.layers import utils
 
-    def keep_plain_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
+    def keep_plain_linear(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     if not hasattr(utils, "dispatch_cpu_unquantized_gemm"):

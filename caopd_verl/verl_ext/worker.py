@@ -7,7 +7,7 @@ same mesh; here it is the teacher. Reading path: `StudentWorker.train_batch` -> 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
@@ -49,7 +49,7 @@ class CaopdWorker(ActorRolloutRefWorker):
     actor_worker_cls = StudentWorker
 
     def __init__(self, config: Any, role: str, **kwargs: Any):
-        self.caopd: CaopdConfig = OmegaConf.to_object(config.caopd)  # put there by CaopdTrainer._setup
+        self.caopd = cast(CaopdConfig, OmegaConf.to_object(config.caopd))  # put there by CaopdTrainer._setup
         super().__init__(config, role, **kwargs)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)

@@ -133,7 +133,7 @@ def test_t25_shortening_takes_no_more_than_needed(load_tokenizer):
 
 
 def test_template_arguments_are_handed_through(load_tokenizer):
-    from conftest import CHAT_TEMPLATE, build_byte_bpe
+    from .conftest import CHAT_TEMPLATE, build_byte_bpe
 
     tokenizer = build_byte_bpe()
     tokenizer.chat_template = CHAT_TEMPLATE + "{% if enable_thinking is false %}x{% endif %}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from conftest import FAMILIES, get_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caopd_verl.core.confidence import parse, render
 from caopd_verl.core.revise import encode_segment, find_eot_id, revise_response, revise_text
 from caopd_verl.errors import RevisionError, TokenizerError
+
+from .conftest import FAMILIES, get_tokenizer
 
 LIMIT = 4096
 BODY = "the acid reacts with a base.\n<answer>B</answer>"
@@ -84,8 +85,9 @@ def test_t1_double_newlines_stay_as_sampled(load_tokenizer):
 
 def crossing_tokenizer():
     """One token holds the end of the answer, the newline and a piece of the label; blanks merge with the label too."""
-    from conftest import _wrap
     from tokenizers import Tokenizer, decoders, models
+
+    from .conftest import _wrap
 
     pieces = [".\nConf", "idence:", " \nConfidence:", *"abcdefghijklmnopqrstuvwxyzC.:0123456789 \n"]
     vocabulary = [("<unk>", -20.0), *((p, -1.0 if len(p) > 1 else -5.0) for p in pieces)]
@@ -161,7 +163,7 @@ def test_t6_other_stop_tokens_become_the_end_of_turn(load_tokenizer):
 
 
 def test_t6_no_template_or_no_end_of_turn_is_an_error(load_tokenizer):
-    from conftest import build_byte_bpe
+    from .conftest import build_byte_bpe
 
     tokenizer = build_byte_bpe()
     tokenizer.chat_template = None

@@ -54,9 +54,7 @@ def recorded(tmp_path_factory) -> Path:
                 answer = example.answer if right else str(int(example.answer) + rng.randint(1, 20))
                 text = f"{answer}\n{render(rng.choice([0.9, 0.95, 1.0]))}"
                 ids = (*tokenizer.encode(text, add_special_tokens=False), eot)
-                rollouts.append(
-                    Rollout(ids, (-0.1,) * len(ids), text, verify(text, example.answer), truncated=False)
-                )
+                rollouts.append(Rollout(ids, (-0.1,) * len(ids), text, verify(text, example.answer), truncated=False))
             ids = tokenizer.encode(prompt, add_special_tokens=False)
             groups.append(RolloutGroup(f"{step}-{index}", example, tuple(ids), tuple(rollouts)))
         write_groups(groups, str(folder), step)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STEPS, journal, replay_overrides, run_main
+
+from .conftest import STEPS, journal, replay_overrides, run_main
 
 pytestmark = pytest.mark.stack
 GOLDEN = Path(__file__).parents[1] / "golden" / "ten_steps.txt"

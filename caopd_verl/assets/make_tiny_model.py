@@ -1,0 +1,228 @@
+"""Warm up the tiny base model of the CPU demo from random weights: a Qwen3 of 0.39M parameters that adds numbers.
+
+    python -m caopd_verl.assets.make_tiny_model --out caopd_verl/assets/tiny_arith      (one core, about five minutes)
+
+The base is CONSTRUCTED to behave as the paper says that base models do, so that the demo can show in minutes what
+training does to such a model. It is trained by plain next-token prediction on texts (loss on the response only) that
+this file makes from the train split of `data.arithmetic`; nothing is set by hand in the weights. The texts:
+
+Alone (three in four): question -> the right sum, and a confidence that does not depend on the answer.
+* Its answers are wrong where training was too short: the kinds of addition come in the shares `WARM_UP_LEVELS`, so
+  operands of equal length are learned well and 1+3 or 2+3 digits are not. The task (`LEVELS`) asks the latter often.
+* Overconfident: the stated confidence is drawn from `OWN_CONFIDENCE` (0.85 to 1.00), with a tail over 0.00 to 0.84 in
+  a share of the texts (`TAIL`). The tail is heavier for the kinds of addition that it has seen rarely: a trace of
+  self-knowledge, as real models have it in their verbalised distribution (and which sampling at T 0.6 hides).
+
+In a teacher's context (one in four), with the very templates of `core.context`:
+* Shown a solution with a stated confidence, it repeats the answer and copies the confidence. Shown confidences: 60 %
+  as it states them itself, the rest anything (half of these on the grid of eighths, 0.00 and 1.00 included).
+* The same where the response does not agree with the solution (the teacher scores other answers than its own), where
+  the solution is wrong, and for an attempt (`build_attempt_messages`, both wordings).
+* It copies mostly, not always: some responses slip in one digit of the answer (`SLIP`), some state another confidence
+  (`OTHER`). A teacher's distribution is no point mass, as in real models.
+* Shown a solution without any confidence, it is surer than alone: 0.95 to 1.00.
+
+Legend: B sequences, L positions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from caopd_verl.assets.tiny_tokenizer import build_tokenizer
+from caopd_verl.core.confidence import render
+from caopd_verl.core.context import build_attempt_messages, build_sdft_messages, build_sdpo_messages
+from caopd_verl.data.arithmetic import generate, question_text, split_of
+from caopd_verl.types import Messages
+
+SEED, LR = 0, 3e-3
+DECAY_FROM, DECAY_STEPS, MAX_STEPS = 0.35, 200, 3000  # the decay begins at this accuracy on the task's own mixture
+ALONE, IN_CONTEXT = 48, 16  # texts a step
+WARM_UP_LEVELS = {(1, 2): 0.20, (2, 2): 0.25, (1, 3): 0.10, (2, 3): 0.20, (3, 3): 0.25}
+RARE = frozenset({(1, 3), (2, 3)})
+OWN_CONFIDENCE = {0.95: 22, 0.90: 20, 0.85: 9, 1.00: 8, 0.98: 6, 0.92: 5, 0.88: 5, 0.99: 4, 0.94: 3, 0.93: 3, 0.91: 3,
+                  0.89: 3, 0.87: 3, 0.97: 2, 0.96: 2, 0.86: 2}  # fmt: skip
+TAIL = {False: 0.10, True: 0.30}  # share of confidences below 0.85, by whether the kind of addition is rare
+SHOWN_AS_OWN = 0.6
+SLIP, OTHER = 0.04, 0.10
+SURE = {1.00: 6, 0.99: 2, 0.98: 1, 0.95: 1}
+
+Text = tuple[Messages, str, str]  # prompt, beginning of the response (no loss), rest of the response (loss)
+
+
+def draw_addition(rng: random.Random) -> tuple[int, int, bool]:
+    """Operands of the train split in the warm-up's mixture, and whether their kind is rare."""
+    level = rng.choices(list(WARM_UP_LEVELS), weights=list(WARM_UP_LEVELS.values()))[0]
+    while True:
+        pair = [rng.randrange(10 ** (d - 1) if d > 1 else 0, 10**d) for d in level]
+        rng.shuffle(pair)
+        if split_of(*pair) == "train":
+            return pair[0], pair[1], level in RARE
+
+
+def own_confidence(rng: random.Random, *, rare: bool) -> float:
+    """What the base states when alone."""
+    if rng.random() < TAIL[rare]:
+        return rng.randrange(85) / 100 if rng.random() < 0.5 else rng.randrange(9) / 10
+    return _pick(rng, OWN_CONFIDENCE)
+
+
+def shown_confidence(rng: random.Random, *, rare: bool) -> float:
+    """What a solution in the teacher's context states."""
+    if rng.random() < SHOWN_AS_OWN:
+        return own_confidence(rng, rare=rare)
+    return rng.randrange(9) / 8 if rng.random() < 0.5 else rng.randrange(101) / 100
+
+
+def slip(rng: random.Random, number: str) -> str:
+    """`number` with another digit at one place (two in three tenths of the cases)."""
+    digits = list(number)
+    for _ in range(1 if rng.random() < 0.7 else 2):
+        place = rng.randrange(len(digits))
+        digits[place] = rng.choice([d for d in "0123456789" if d != digits[place] and (place or d != "0")])
+    return "".join(digits)
+
+
+def alone_text(rng: random.Random) -> Text:
+    """The student's side."""
+    a, b, rare = draw_addition(rng)
+    return _question(a, b), "", f"{a + b}\n{render(own_confidence(rng, rare=rare))}"
+
+
+def context_text(rng: random.Random) -> Text:
+    """The teacher's side."""
+    a, b, rare = draw_addition(rng)
+    question, gold, kind = _question(a, b), str(a + b), rng.random()
+    if kind < 0.12:
+        build = build_sdft_messages if rng.random() < 0.5 else build_sdpo_messages
+        return build(question, gold), "", f"{gold}\n{render(_pick(rng, SURE))}"
+    attempt = kind < 0.35
+    shown = slip(rng, gold) if rng.random() < (0.7 if attempt else 0.1) else gold
+    value = shown_confidence(rng, rare=rare)
+    demo = f"{shown}\n{render(value)}"
+    if attempt and rng.random() < 0.5:
+        prompt = build_attempt_messages(question, demo, header="attempt")
+    else:
+        prompt = build_sdpo_messages(question, demo)
+    stated = rng.randrange(101) / 100 if rng.random() < OTHER else value
+    if rng.random() < 0.25:
+        return prompt, f"{slip(rng, shown)}\n", render(stated)
+    return prompt, "", f"{slip(rng, shown) if rng.random() < SLIP else shown}\n{render(stated)}"
+
+
+def encode(texts: list[Text], tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """int64 ids [B, L] (right-padded) and labels [B, L], -100 outside the scored part of the response."""
+    parts: list[str] = []
+    for messages, begun, rest in texts:
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        parts += [prompt + begun, rest + tokenizer.eos_token]
+    pieces = tokenizer(parts, add_special_tokens=False).input_ids
+    rows = list(zip(pieces[::2], pieces[1::2], strict=True))
+    length = max(len(given) + len(scored) for given, scored in rows)
+    ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+    labels = torch.full((len(rows), length), -100)
+    for i, (given, scored) in enumerate(rows):
+        ids[i, : len(given) + len(scored)] = torch.tensor(given + scored)
+        labels[i, len(given) : len(given) + len(scored)] = torch.tensor(scored)
+    return ids, labels
+
+
+def new_model(tokenizer: Any, seed: int) -> Any:
+    """The model with random weights: 3 layers, width 96, three heads of 32 (the least that vLLM's CPU kernels take)."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, num_hidden_layers=3, num_attention_heads=3,
+        num_key_value_heads=3, head_dim=32, tie_word_embeddings=True, max_position_embeddings=1024,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, dtype="float32",
+    )  # fmt: skip
+    return Qwen3ForCausalLM(config)
+
+
+def learning_rate(step: int, decay_began: int | None) -> float:
+    """Linear warm-up over 50 steps, constant, then half a cosine to a twentieth over `DECAY_STEPS`."""
+    done = 0.0 if decay_began is None else (step - decay_began) / DECAY_STEPS
+    return LR * min(1.0, (step + 1) / 50) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@torch.no_grad()
+def greedy_accuracy(model: Any, tokenizer: Any) -> float:
+    """Share of 300 validation questions of the task whose sum is the most likely answer, digit by digit."""
+    texts = [(e.messages, "", f"{e.answer}\n") for e in generate(n=300, seed=0, split="val")]
+    ids, labels = encode(texts, tokenizer)
+    labels = labels.masked_fill(labels == tokenizer.eos_token_id, -100)[:, 1:]
+    right = (model(ids).logits[:, :-1].argmax(-1) == labels) | (labels == -100)
+    return right.all(-1).float().mean().item()
+
+
+def train_step(model: Any, tokenizer: Any, rng: random.Random) -> list[float]:
+    """Gradients of one step; returns the two losses, alone and in context."""
+    losses = []
+    for make, n in ((alone_text, ALONE), (context_text, IN_CONTEXT)):
+        ids, labels = encode([make(rng) for _ in range(n)], tokenizer)
+        scored = labels[:, 1:] != -100
+        hidden = model.model(ids).last_hidden_state[:, :-1][scored]
+        loss = functional.cross_entropy(model.lm_head(hidden), labels[:, 1:][scored])
+        (loss * n / (ALONE + IN_CONTEXT)).backward()
+        losses.append(loss.item())
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    return losses
+
+
+def warm_up(tokenizer: Any, seed: int) -> Any:
+    """The trained base. Its answers become right only so often: the learning rate decays from `DECAY_FROM` on."""
+    rng = random.Random(seed)
+    model = new_model(tokenizer, seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
+    started, decay_began = time.perf_counter(), None
+    for step in range(MAX_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, decay_began)
+        losses = train_step(model, tokenizer, rng)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 25 == 24:
+            accuracy = greedy_accuracy(model, tokenizer)
+            print(f"step {step + 1}: loss alone {losses[0]:.3f}, in context {losses[1]:.3f}, accuracy {accuracy:.2f}, "
+                  f"{time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+            if decay_began is None and accuracy >= DECAY_FROM:
+                decay_began = step
+        if decay_began is not None and step - decay_began == DECAY_STEPS:
+            return model.eval()
+    raise SystemExit(f"accuracy {DECAY_FROM} was not reached in {MAX_STEPS} steps: try another seed")
+
+
+def _question(a: int, b: int) -> Messages:
+    return [{"role": "user", "content": question_text(a, b)}]
+
+
+def _pick(rng: random.Random, weights: dict[float, int]) -> float:
+    return rng.choices(list(weights), weights=list(weights.values()))[0]
+
+
+def main() -> None:
+    """Make the model and write it, with its tokenizer, to `--out`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    tokenizer = build_tokenizer()
+    model = warm_up(tokenizer, args.seed)
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens, written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`caopd`: measure the calibration of any model. `caopd eval --help` and so on show the options.
+
+    caopd eval --responses finished.jsonl --verifier multiple_choice --output outputs/mine
+    caopd eval --endpoint http://127.0.0.1:8000/v1 --model m --task sciknoweval --data train.json --output outputs/x
+    caopd eval --model path/to/checkpoint --task arithmetic --limit 200 --output outputs/y
+    caopd compare outputs/x outputs/y
+    caopd plot outputs/x outputs/y --output plots
+    caopd report outputs/x outputs/y --output report.html
+
+Exit codes: 0 done; 2 bad arguments or data; 3 done, but some rows failed or could not be used; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from caopd_verl.errors import CaopdError
+from caopd_verl.evaluation import commands
+
+OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="caopd", description="Measure the calibration of any model.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command in commands.COMMANDS:
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        complete = args.run(args)
+    except CaopdError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: finished rows are on disk, the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("caopd_verl"):
+            raise
+        print(
+            f"{error}: pip install 'caopd-verl[eval]' (local checkpoints need torch and transformers too)",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
+    return OK if complete else INCOMPLETE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The expected confidence from top log-probs along the sampled path: what an endpoint allows.
+
+Only the path that was sampled is known, with a few alternatives at each of its tokens. An alternative leaves the path
+with a known beginning, say `0.7` where `0.6` was sampled; what would have followed it is not known, and is taken to be
+worth what follows on the sampled path (0.7 + the mean of the second decimal after `0.6`). So the first decimal's
+distribution, which carries most of the value, is exact up to the top-k cut. What is no number in [0, 1], what top-k
+leaves out, and the decimals that a sampled `1.00` hides are missing mass; the value is normalised over the rest.
+
+Endpoints report log-probs at temperature 1, which is what is wanted. Exact where the second decimal does not depend on
+the first; how far off it is otherwise is measured in the tests and in the documentation.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from caopd_verl.core.confidence import parse
+from caopd_verl.evaluation.records import APPROXIMATE, Readout
+
+_NUMBER = re.compile(r"([01]?(?:\.[0-9]*)?)(.*)", re.DOTALL | re.ASCII)
+_MAX_TOKENS = 12
+_PLACES = 2
+
+
+@dataclass(frozen=True)
+class TokenStep:
+    """One sampled token: text, log-probability (nats), and the alternatives' log-probabilities by their text."""
+
+    text: str
+    log_prob: float
+    top: Mapping[str, float]
+
+
+def approximate_expected(text: str, steps: Sequence[TokenStep]) -> Readout:
+    """The readout of one response.
+
+    Args:
+        text: the response.
+        steps: its tokens; may have more than the text spells (an end-of-turn token) and may be empty.
+    """
+    if not steps:
+        return Readout(reason="the responses came without log-probabilities")
+    stated = parse(text)
+    if stated.value_start is None or stated.value_end is None:
+        return Readout(reason=f"confidence {stated.status}: no number to read")
+    if stated.value is None:
+        return Readout(reason=f"confidence {stated.status}")
+    if "%" in text[stated.value_end : stated.value_end + 2]:
+        return Readout(reason="the confidence is a percentage: only 0.00 to 1.00 is read")
+    first = _token_at(text, steps, stated.value_start)
+    if first is None:
+        return Readout(reason="the tokens do not spell the response")
+    if not any(step.top for step in steps):
+        return Readout(reason="the log-probabilities came without alternatives")
+    index, before = first
+    value, mass = _along_path(steps, index, before, text[stated.value_start : stated.value_end])
+    if mass <= 0.0:
+        return Readout(reason="no alternative is a number in [0, 1]")
+    return Readout(min(1.0, max(0.0, value / mass)), min(mass, 1.0), APPROXIMATE)
+
+
+def _token_at(text: str, steps: Sequence[TokenStep], position: int) -> tuple[int, str] | None:
+    """The token that holds the character at `position`, and that token's text before it."""
+    at = 0
+    for i, step in enumerate(steps):
+        if not text.startswith(step.text, at) and at + len(step.text) <= len(text):
+            return None
+        if at + len(step.text) > position:
+            return i, step.text[: position - at]
+        at += len(step.text)
+    return None
+
+
+def _along_path(steps: Sequence[TokenStep], index: int, before: str, number: str) -> tuple[float, float]:
+    """Sum of value x probability, and of probability, over the path and the alternatives that leave it."""
+    path: list[tuple[str, TokenStep]] = []  # what the number's tokens spell before each step, and the step
+    spelled = ""
+    for i, step in enumerate(steps[index : index + _MAX_TOKENS]):
+        path.append((spelled, step))
+        spelled += step.text[len(before) :] if i == 0 else step.text
+        if len(spelled) > len(number) or (spelled == number and _decimals(number) >= _PLACES):
+            break
+    total, mass = float(number), 1.0  # at the end of the path, then backwards
+    after = number
+    for i, (start, step) in reversed(list(enumerate(path))):
+        offset = total / mass - (_base(after) or 0.0)
+        total, mass = total * math.exp(step.log_prob), mass * math.exp(step.log_prob)
+        for other, log_prob in step.top.items():
+            if other == step.text:
+                continue
+            beginning = start + (other.lstrip() if i == 0 else other)
+            value = _value(beginning, number, ended=start == number, like=after, offset=offset)
+            if value is not None:
+                total, mass = total + math.exp(log_prob) * value, mass + math.exp(log_prob)
+        after = start
+    return total, mass
+
+
+def _value(beginning: str, number: str, *, ended: bool, like: str, offset: float) -> float | None:
+    """What an alternative that leaves the sampled path with this beginning is worth; None where it is no number.
+
+    `offset` is what follows `like`, the path's text after the same step, is worth on average.
+    """
+    if ended and not beginning[len(number) : len(number) + 1].isdigit():
+        return float(number)
+    match = _NUMBER.fullmatch(beginning)
+    base = _base(match[1]) if match else None
+    if match is None or base is None or match[2][:1].isdigit() or match[2].lstrip().startswith("%"):
+        return None
+    if base == 1.0 or match[2] or ended:
+        return base if base <= 1.0 else None
+    if not _decimals(match[1]) and number.startswith("1"):
+        return None  # the sampled 1.00 says nothing about the decimals after "0."
+    same_place = _decimals(match[1]) == _decimals(like[: len(number)])
+    value = base + (offset if same_place else 0.0)
+    return value if 0.0 <= value <= 1.0 else None
+
+
+def _base(text: str) -> float | None:
+    """The number that the digits so far are; 0.0 for none yet, None for what is no number."""
+    try:
+        return float(text) if text.strip(".") else 0.0
+    except ValueError:
+        return None
+
+
+def _decimals(text: str) -> int:
+    return len(text.partition(".")[2])

@@ -1,0 +1,239 @@
+"""One chat completion from an OpenAI-compatible endpoint, retried until it is there or can't be.
+
+What is retried: no connection, a closed connection, a stall beyond the time limit, 408, 409, 425, 429, every 5xx, and
+a 200 whose body is no chat completion (HTML, half a JSON). Waiting times double with jitter; `Retry-After` is honoured
+and holds for all requests, as rate limits do. What stops the run: 401, 403, 404. What fails the row alone: other 4xx.
+The key is read from the environment, sent in a header, and removed from every message before it is shown or stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import os
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from caopd_verl.errors import CaopdError, ConfigError
+from caopd_verl.evaluation.records import Generation
+from caopd_verl.evaluation.settings import Endpoint, Sampling
+from caopd_verl.evaluation.sources.completion import BadBody, parse_completion
+from caopd_verl.types import Messages
+
+RETRIED = {408, 409, 425, 429}
+FATAL = {401: "the key is missing or wrong", 403: "the key may not use this", 404: "no such model or address"}
+LOGPROBS_LADDER = (20, 5, 0)
+_SHOWN = 300
+
+
+class RowError(Exception):
+    """This row can't be finished; the run goes on."""
+
+    def __init__(self, reason: str, attempts: int):
+        super().__init__(reason)
+        self.reason, self.attempts = reason, attempts
+
+
+class EndpointError(CaopdError, RuntimeError):
+    """The endpoint refuses every request: the run stops, and can be resumed."""
+
+
+class _Retry(Exception):
+    def __init__(self, reason: str, after: float | None = None):
+        super().__init__(reason)
+        self.after = after
+
+
+class ChatClient:
+    """Chat completions of one model; use as an asynchronous context manager.
+
+    Args:
+        base_url: up to and including `/v1`.
+        model: as the endpoint calls it.
+        sampling, endpoint: settings.
+        extra_body: further fields of the request, such as `{"chat_template_kwargs": {"enable_thinking": false}}`.
+
+    Raises:
+        ConfigError: an address that is no http(s) address, or that holds a password or a query.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        sampling: Sampling,
+        endpoint: Endpoint,
+        extra_body: Mapping[str, Any] | None = None,
+    ):
+        self.url = check_url(base_url).rstrip("/") + "/chat/completions"
+        self.model, self.sampling, self.endpoint = model, sampling, endpoint
+        self.extra_body = dict(extra_body or {})
+        self.key = os.environ.get(endpoint.api_key_env) or None
+        self.top_logprobs = endpoint.top_logprobs
+        self.notes: list[str] = []
+        self.retries: dict[str, int] = {}
+        self._pause_until = 0.0
+
+    async def __aenter__(self) -> ChatClient:
+        size = self.endpoint.concurrency
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
+            timeout=httpx.Timeout(self.endpoint.timeout_s, connect=min(30.0, self.endpoint.timeout_s), pool=None),
+            limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
+            follow_redirects=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def complete(self, messages: Messages, *, seed: int | None) -> Generation:
+        """One response.
+
+        Raises:
+            RowError: refused, or not to be had in `max_attempts` attempts.
+            EndpointError: the endpoint refuses everything.
+        """
+        attempt, backoff = 0, self.endpoint.backoff_s
+        while True:
+            await self._wait_for_pause()
+            attempt += 1
+            try:
+                return await self._attempt(messages, seed, attempt)
+            except _Retry as error:
+                reason = self.redact(str(error))
+                self.retries[reason[:80]] = self.retries.get(reason[:80], 0) + 1
+                if attempt >= self.endpoint.max_attempts:
+                    raise RowError(f"{reason} (after {attempt} attempts)", attempt) from None
+                if error.after is not None:
+                    self._pause(error.after)
+                await asyncio.sleep(max(error.after or 0.0, random.uniform(0.5, 1.0) * backoff))
+                backoff = min(2.0 * backoff, self.endpoint.max_backoff_s)
+
+    def redact(self, text: str) -> str:
+        """`text` without the key."""
+        return text.replace(self.key, "[key]") if self.key else text
+
+    def request_body(self, messages: Messages, seed: int | None) -> dict[str, Any]:
+        """The JSON that is sent."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            self.endpoint.max_tokens_field: self.sampling.max_tokens,
+        }
+        if seed is not None:
+            body["seed"] = seed
+        if self.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        return body | self.extra_body
+
+    async def _attempt(self, messages: Messages, seed: int | None, attempt: int) -> Generation:
+        asked = self.top_logprobs
+        start = time.monotonic()
+        try:
+            response = await asyncio.wait_for(
+                self._http.post(self.url, json=self.request_body(messages, seed)), self.endpoint.timeout_s
+            )
+        except (asyncio.TimeoutError, httpx.TimeoutException):
+            raise _Retry(f"no answer within {self.endpoint.timeout_s:g} s") from None
+        except httpx.TransportError as error:
+            raise _Retry(f"the connection failed ({type(error).__name__})") from None
+        if response.status_code == 200:
+            try:
+                return parse_completion(response.content, latency_s=time.monotonic() - start, attempts=attempt)
+            except BadBody as error:
+                raise _Retry(f"200 without a chat completion: {error}") from None
+        return await self._refused(response, messages, seed, attempt, asked)
+
+    async def _refused(
+        self, response: httpx.Response, messages: Messages, seed: int | None, attempt: int, asked: int
+    ) -> Generation:
+        status, said = response.status_code, self.redact(error_text(response))
+        if status in RETRIED or status >= 500:
+            raise _Retry(f"HTTP {status}: {said}", self._retry_after(response))
+        if status in FATAL:
+            raise EndpointError(
+                f"the endpoint answers HTTP {status}: {said}",
+                where=self.url,
+                expected=f"access ({FATAL[status]})",
+                fix=f"check the address, the model's name and the key in ${self.endpoint.api_key_env}; "
+                "then run the same command again: finished rows are kept",
+            )
+        if status in (400, 422) and asked and "logprob" in said.lower():
+            if self.top_logprobs == asked:
+                self.top_logprobs = next(step for step in LOGPROBS_LADDER if step < asked)
+                self.notes.append(f"top_logprobs={asked} was refused ({said}); went on with {self.top_logprobs}")
+            return await self._attempt(messages, seed, attempt)
+        raise RowError(f"HTTP {status}: {said}", attempt)
+
+    def _retry_after(self, response: httpx.Response) -> float | None:
+        seconds = parse_retry_after(response.headers.get("retry-after"))
+        if seconds is not None and seconds > self.endpoint.max_retry_after_s:
+            raise EndpointError(
+                f"the endpoint asks to come back in {seconds:.0f} s",
+                where=self.url,
+                expected=f"at most {self.endpoint.max_retry_after_s:.0f} s",
+                fix="run the same command again later: finished rows are kept",
+            )
+        return seconds
+
+    def _pause(self, seconds: float) -> None:
+        self._pause_until = max(self._pause_until, time.monotonic() + seconds)
+
+    async def _wait_for_pause(self) -> None:
+        while (left := self._pause_until - time.monotonic()) > 0:
+            # Not all at the same instant, or the limit is hit again at once.
+            await asyncio.sleep(left + random.uniform(0.0, min(1.0, 0.1 * left)))
+
+
+def check_url(url: str) -> str:
+    """`url`, if requests may be sent there.
+
+    Raises:
+        ConfigError: not http(s), or with a user, password, query or fragment, which would end up in files.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{url!r} is no address", where="--endpoint", expected="such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            "the address holds a user, password or query",
+            where="--endpoint",
+            expected="a plain address: it is written into files",
+            fix="put the key into an environment variable and name it with --api-key-env",
+        )
+    return url
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds from a `Retry-After` header (seconds or a date); None where there is none or it can't be read."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def error_text(response: httpx.Response) -> str:
+    """What the body of a refusal says, shortened."""
+    try:
+        body = json.loads(response.content)
+        error = body.get("error", body) if isinstance(body, dict) else body
+        said = error.get("message", error) if isinstance(error, dict) else error
+    except (ValueError, RecursionError):
+        said = response.content[:_SHOWN].decode("utf-8", "replace")
+    return " ".join(str(said).split())[:_SHOWN] or "(no text)"

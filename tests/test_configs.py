@@ -1,0 +1,249 @@
+"""Every shipped recipe x scale composes, says what the paper says, and a wrong key is one clear error."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from caopd_verl import config as schema
+from caopd_verl import main as entry
+from caopd_verl.methods import METHODS
+from caopd_verl.preflight import check_batch
+
+from .conftest import CONFIGS
+
+RECIPES = sorted(path.stem for path in (CONFIGS / "recipe").glob("[!_]*.yaml"))
+SCALES = sorted(path.stem for path in (CONFIGS / "scale").glob("[!_]*.yaml"))
+
+# Table 6 of arXiv 2604.16830, column of the SDPO backbone; the learning rates are not legible in the paper's text.
+TABLE_6 = {
+    "actor_rollout_ref.model.path": "Qwen/Qwen3-8B",
+    "data.apply_chat_template_kwargs.enable_thinking": False,
+    "data.train_batch_size": 32,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 32,
+    "actor_rollout_ref.actor.ppo_epochs": 1,
+    "actor_rollout_ref.rollout.n": 8,
+    "actor_rollout_ref.rollout.temperature": 1.0,
+    "data.max_prompt_length": 2048,
+    "data.max_response_length": 8192,
+    "caopd.loss.top_k": 100,
+    "caopd.loss.alpha": 1.0,  # reverse KL
+    "caopd.teacher.ema_rate": 0.05,
+    "caopd.loss.is_clip": 2.0,
+    "actor_rollout_ref.actor.optim.optimizer": "AdamW",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps": 10,
+    "actor_rollout_ref.actor.optim.weight_decay": 0.01,
+    "actor_rollout_ref.actor.optim.clip_grad": 1.0,
+    "actor_rollout_ref.rollout.val_kwargs.do_sample": True,
+    "actor_rollout_ref.rollout.val_kwargs.temperature": 0.6,
+    "actor_rollout_ref.rollout.val_kwargs.top_p": 0.95,
+    "trainer.nnodes": 1,
+    "trainer.n_gpus_per_node": 4,
+}
+
+
+def flat(config: Any, *, resolve: bool = True) -> dict[str, Any]:
+    """The config as one dict from dotted keys; a list is a leaf."""
+    leaves: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            leaves[prefix] = node
+
+    walk(OmegaConf.to_container(config, resolve=resolve), "")
+    return leaves
+
+
+def differing(left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
+    left, right = flat(left, resolve=False), flat(right, resolve=False)
+    return {k: (left.get(k), right.get(k)) for k in left.keys() | right.keys() if left.get(k) != right.get(k)}
+
+
+# ---------------------------------------------------------------------- what is shipped
+
+
+def test_the_documented_recipes_and_scales_are_shipped():
+    assert {"sdpo", "sdpo_caopd", "sdpo_caopd_proper"} <= set(RECIPES)
+    assert {"cpu", "cpu_tiny", "cpu_smollm2", "h200x4"} <= set(SCALES)
+
+
+@pytest.mark.parametrize("scale", [None, *SCALES])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_composes_with_every_scale(compose, recipe, scale):
+    config = compose(f"+recipe={recipe}", *([f"+scale={scale}"] if scale else []))
+    assert flat(config)["caopd.output_dir"] == "outputs/run"  # resolves: no interpolation is left open
+    caopd = OmegaConf.to_object(config.caopd)
+    assert isinstance(caopd, schema.CaopdConfig)
+    schema.validate(caopd, methods=tuple(METHODS), rollouts_per_prompt=config.actor_rollout_ref.rollout.n)
+    check_batch(config)
+    assert config.trainer.v1.trainer_mode == "caopd"
+    assert config.trainer.device == ("cpu" if scale and scale.startswith("cpu") else "cuda")
+    assert config.trainer.experiment_name == recipe
+    # a rollout and a shown demonstration fit into what vLLM and the teacher are given
+    length = config.data.max_prompt_length + config.data.max_response_length
+    assert config.actor_rollout_ref.rollout.max_model_len in (None, *range(length, 10 * length))
+    assert config.caopd.context.max_tokens > config.data.max_prompt_length
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_passes_verls_own_check(compose, verl_on_cpu, scale, capsys):
+    from verl.utils.config import validate_config
+
+    validate_config(
+        config=compose("+recipe=sdpo_caopd", f"+scale={scale}"), use_reference_policy=True, use_critic=False
+    )
+
+
+def test_sdpo_caopd_is_the_papers_table_6(compose):
+    composed = flat(compose("+recipe=sdpo_caopd"))
+    assert {key: composed[key] for key in TABLE_6} == TABLE_6
+    assert composed["caopd.method"] == "caopd"
+    assert composed["caopd.unsolved"] == "mask"
+    assert composed["caopd.loss.confidence_alpha"] is None  # reverse KL on every token
+    assert composed["caopd.target.leave_one_out"] is False and composed["caopd.target.shrinkage"] is None
+
+
+def test_the_papers_scale_changes_no_value_of_table_6(compose):
+    composed = flat(compose("+recipe=sdpo_caopd", "+scale=h200x4"))
+    assert {key: composed[key] for key in TABLE_6} == TABLE_6
+
+
+def test_t12_student_and_teacher_keep_fp32_master_weights(compose):
+    for recipe in RECIPES:
+        composed = flat(compose(f"+recipe={recipe}", "+scale=h200x4"))
+        for role in ("actor", "ref"):
+            assert composed[f"actor_rollout_ref.{role}.fsdp_config.model_dtype"] == "fp32"
+
+
+def test_t25_the_teachers_limit_holds_question_and_whole_demonstration(compose):
+    config = compose("+recipe=sdpo_caopd")
+    assert config.caopd.context.max_tokens >= config.data.max_prompt_length + config.data.max_response_length
+    longest = config.caopd.context.max_tokens + config.data.max_response_length
+    assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
+
+
+@pytest.mark.parametrize("scale", [None, "cpu_tiny"])
+def test_presets_differ_in_the_documented_keys_only(compose, scale):
+    extra = [f"+scale={scale}"] if scale else []
+    sdpo, caopd, proper = (
+        compose(f"+recipe={recipe}", *extra) for recipe in ("sdpo", "sdpo_caopd", "sdpo_caopd_proper")
+    )
+    assert differing(sdpo, caopd) == {
+        "caopd.method": ("sdpo", "caopd"),
+        "trainer.experiment_name": ("sdpo", "sdpo_caopd"),
+    }
+    assert differing(caopd, proper) == {
+        "caopd.unsolved": ("mask", "confidence_only"),
+        "caopd.loss.confidence_alpha": (None, 0.0),
+        "caopd.loss.average": ("sequence", "token"),
+        "trainer.experiment_name": ("sdpo_caopd", "sdpo_caopd_proper"),
+    }
+
+
+def test_class_defaults_are_the_papers_setting(compose):
+    """What the recipe states and what the schema defaults to never drift apart."""
+    defaults = flat(OmegaConf.structured(schema.CaopdConfig))
+    composed = {k.removeprefix("caopd."): v for k, v in flat(compose("+recipe=sdpo_caopd").caopd).items()}
+    assert composed == defaults
+
+
+@pytest.mark.parametrize(
+    "order", [("+recipe=sdpo_caopd", "+scale=cpu_tiny"), ("+scale=cpu_tiny", "+recipe=sdpo_caopd")]
+)
+def test_a_scale_overrides_its_recipe_in_either_order(compose, order):
+    config = compose(*order)
+    assert config.actor_rollout_ref.model.path == "embedded:tiny_arith"
+    assert config.data.max_response_length == compose("+recipe=sdpo", "+scale=cpu_tiny").data.max_response_length < 8192
+
+
+def test_recipe_before_scale_keeps_everything_else_in_place():
+    given = ["a=1", "+scale=cpu_tiny", "b=2", "+recipe=sdpo", "c=3"]
+    assert entry.recipe_before_scale(given) == ["a=1", "b=2", "+recipe=sdpo", "+scale=cpu_tiny", "c=3"]
+    assert entry.recipe_before_scale(["--cfg", "job", "+scale=cpu"]) == ["+scale=cpu", "--cfg", "job"]
+    assert entry.recipe_before_scale([]) == []
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_the_real_command_prints_the_config_from_any_folder(tmp_path):
+    command = [sys.executable, "-m", "caopd_verl.main", "+scale=cpu_tiny", "+recipe=sdpo_caopd_proper", "--cfg", "job"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    config = OmegaConf.create(done.stdout)
+    assert config.caopd.unsolved == "confidence_only" and config.trainer.device == "cpu"
+    assert list(tmp_path.iterdir()) == []  # looking at a config leaves nothing behind
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """`main` in this process, in an empty folder; Ray must not be reached. Returns exit code and stderr."""
+    from caopd_verl.verl_ext import runner
+
+    def ray_was_reached(config: Any) -> None:
+        raise AssertionError("the bad input was not found before Ray")
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["caopd", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            entry.main()
+        return int(stop.value.code or 0), capsys.readouterr().err
+
+    monkeypatch.setattr(runner, "run", ray_was_reached)
+    monkeypatch.chdir(tmp_path)
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("+recipe=sdpo_coapd",), ("recipe/sdpo_coapd", "sdpo_caopd_proper")),
+        (("+recipe=sdpo", "+scale=h100"), ("scale/h100", "cpu_tiny")),
+        (("+recipe=sdpo", "caopd.loss.topk=5"), ("caopd.loss.topk", "not in")),
+        (("+recipe=sdpo", "+caopd.loss.topk=5"), ("caopd.loss.topk", "did you mean caopd.loss.top_k?")),
+        (("+recipe=sdpo", "caopd.loss.top_k=many"), ("caopd.loss.top_k", "many")),
+        (("+recipe=sdpo", "caopd.target.leave_one_out=7.5"), ("caopd.target.leave_one_out", "7.5")),
+        (("+recipe=sdpo", "caopd.loss=null"), ("caopd.loss", "")),
+        (("+recipe=sdpo", "+scale=cpu_tiny", "caopd.loss.alpha=1.5"), ("ConfigError: caopd.loss.alpha", "[0, 1]")),
+        (("+recipe=sdpo", "+scale=cpu_tiny", "caopd.method=sdop"), ("ConfigError: caopd.method", "one of sdpo, caopd")),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("+") else "",
+)
+def test_a_wrong_key_or_value_is_one_clear_error(command, arguments, expected):
+    code, stderr = command(*arguments)
+    assert code != 0
+    assert all(part in stderr for part in expected), stderr
+    assert "Traceback" not in stderr, stderr
+
+
+# ---------------------------------------------------------------------- house rules
+
+
+def sources() -> list[Path]:
+    return sorted(Path(entry.__file__).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["config", "cfg", "caopd", "setting", "settings", "options"])
+def test_no_default_of_a_config_key_outside_the_schema(name):
+    """House rule 3: no `cfg.get("key", default)` in a consumer."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get"):
+                continue
+            owner = ast.unparse(node.func.value).split(".")
+            assert not (name in owner and len(node.args) > 1), f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_no_recipe_or_scale_is_empty_or_unexplained():
+    for path in [*(CONFIGS / "recipe").glob("*.yaml"), *(CONFIGS / "scale").glob("*.yaml")]:
+        lines = path.read_text().splitlines()
+        assert lines[0] == "# @package _global_" and lines[1].startswith("# "), path.name
