@@ -69,12 +69,14 @@ class Row:
 class Loop:
     """Student, EMA teacher and optimizer of one run."""
 
-    def __init__(self, model_path: str, config: CaopdConfig, *, rate: Callable[[int], float], seed: int) -> None:
+    def __init__(
+        self, model_path: str, config: CaopdConfig, *, rate: Callable[[int], float], betas: tuple[float, float], seed: int
+    ) -> None:
         self.config, self.rate, self.seed = config, rate, seed
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
         self.student: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
         self.teacher: Any = copy.deepcopy(self.student).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=rate(0), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=rate(0), weight_decay=0.01, betas=betas)
         self.eot = find_eot_id(self.tokenizer)
         self.setting = Setting(config, self.tokenizer, self.eot, MAX_NEW)
 
@@ -240,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     loss = replace(config.loss, average=args.average or config.loss.average)
     config = replace(config, loss=loss, context=replace(config.context, attempt_template=args.attempt_template))
     rate = learning_rates(args.lr, warmup=args.warmup, steps=args.steps, schedule=args.schedule)
-    loop = Loop(args.model, config, rate=rate, seed=args.seed)
+    loop = Loop(args.model, config, rate=rate, betas=(0.9, args.beta2), seed=args.seed)
     train = generate(n=PROMPTS * args.steps, seed=1000 + args.seed, split="train")
     test = generate(n=args.n_val, seed=args.val_seed, split="test")
     records: list[dict[str, Any]] = []
@@ -276,6 +278,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--schedule", choices=("constant", "cosine"), default="cosine")
+    parser.add_argument("--beta2", type=float, default=0.999)
     parser.add_argument("--average", choices=("token", "sequence"))
     parser.add_argument("--attempt-template", choices=("solution", "attempt"), default="solution")
     parser.add_argument("--n-val", type=int, default=1000)

@@ -15,10 +15,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from caopd_verl.errors import CaopdError
 from caopd_verl.evaluation import commands
+from caopd_verl.evaluation.sources import BACKENDS
 
+
+def _vllm() -> Any:
+    from caopd_verl.verl_ext.vllm_offline import VllmBackend
+
+    return VllmBackend
+
+
+BACKENDS["vllm"] = _vllm
 OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 
 

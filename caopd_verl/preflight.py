@@ -223,6 +223,7 @@ def check_batch(config: DictConfig) -> None:
             f"a rank's {rows // ranks} rows do not split into micro-batches of {actor.ppo_micro_batch_size_per_gpu}",
             where="actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
             expected="a divisor of ppo_mini_batch_size x rollout.n / ranks",
+            fix="lower actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
         )
     if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size != 1:
         raise ConfigError(

@@ -46,15 +46,17 @@ from caopd_verl.data.arithmetic import generate, question_text, split_of
 from caopd_verl.types import Messages
 
 SEED, LR = 0, 3e-3
-DECAY_FROM, DECAY_STEPS, MAX_STEPS = 0.35, 200, 3000  # the decay begins at this accuracy on the task's own mixture
+STEPS, DECAY_STEPS = 2000, 700
 ALONE, IN_CONTEXT = 48, 16  # texts a step
-WARM_UP_LEVELS = {(1, 2): 0.20, (2, 2): 0.25, (1, 3): 0.10, (2, 3): 0.20, (3, 3): 0.25}
+WARM_UP_LEVELS = {(1, 2): 0.28, (2, 2): 0.30, (1, 3): 0.03, (2, 3): 0.06, (3, 3): 0.33}
 RARE = frozenset({(1, 3), (2, 3)})
-OWN_CONFIDENCE = {0.95: 22, 0.90: 20, 0.85: 9, 1.00: 8, 0.98: 6, 0.92: 5, 0.88: 5, 0.99: 4, 0.94: 3, 0.93: 3, 0.91: 3,
-                  0.89: 3, 0.87: 3, 0.97: 2, 0.96: 2, 0.86: 2}  # fmt: skip
-TAIL = {False: 0.10, True: 0.30}  # share of confidences below 0.85, by whether the kind of addition is rare
+OWN_CONFIDENCE = {  # by whether the kind of addition is rare
+    False: {0.95: 32, 1.00: 34, 0.98: 6, 0.99: 6, 0.97: 3, 0.96: 3, 0.90: 8, 0.92: 3, 0.94: 2, 0.85: 2, 0.88: 1},
+    True: {0.95: 34, 1.00: 3, 0.98: 4, 0.99: 3, 0.97: 2, 0.96: 2, 0.90: 24, 0.92: 9, 0.93: 3, 0.94: 3, 0.85: 8, 0.88: 5},
+}
+TAIL = {False: 0.05, True: 0.27}  # share of confidences below 0.85
 SHOWN_AS_OWN = 0.6
-SLIP, OTHER = 0.04, 0.10
+SLIP, OTHER = 0.04, 0.06
 SURE = {1.00: 6, 0.99: 2, 0.98: 1, 0.95: 1}
 
 Text = tuple[Messages, str, str]  # prompt, beginning of the response (no loss), rest of the response (loss)
@@ -74,7 +76,7 @@ def own_confidence(rng: random.Random, *, rare: bool) -> float:
     """What the base states when alone."""
     if rng.random() < TAIL[rare]:
         return rng.randrange(85) / 100 if rng.random() < 0.5 else rng.randrange(9) / 10
-    return _pick(rng, OWN_CONFIDENCE)
+    return _pick(rng, OWN_CONFIDENCE[rare])
 
 
 def shown_confidence(rng: random.Random, *, rare: bool) -> float:
@@ -148,9 +150,9 @@ def new_model(tokenizer: Any, seed: int) -> Any:
     return Qwen3ForCausalLM(config)
 
 
-def learning_rate(step: int, decay_began: int | None) -> float:
-    """Linear warm-up over 50 steps, constant, then half a cosine to a twentieth over `DECAY_STEPS`."""
-    done = 0.0 if decay_began is None else (step - decay_began) / DECAY_STEPS
+def learning_rate(step: int) -> float:
+    """Linear warm-up over 50 steps, constant, then half a cosine to a twentieth over the last `DECAY_STEPS`."""
+    done = max(0, step - (STEPS - DECAY_STEPS)) / DECAY_STEPS
     return LR * min(1.0, (step + 1) / 50) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -179,26 +181,21 @@ def train_step(model: Any, tokenizer: Any, rng: random.Random) -> list[float]:
 
 
 def warm_up(tokenizer: Any, seed: int) -> Any:
-    """The trained base. Its answers become right only so often: the learning rate decays from `DECAY_FROM` on."""
+    """The trained base."""
     rng = random.Random(seed)
     model = new_model(tokenizer, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
-    started, decay_began = time.perf_counter(), None
-    for step in range(MAX_STEPS):
+    started = time.perf_counter()
+    for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, decay_began)
+            group["lr"] = learning_rate(step)
         losses = train_step(model, tokenizer, rng)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 25 == 24:
-            accuracy = greedy_accuracy(model, tokenizer)
-            print(f"step {step + 1}: loss alone {losses[0]:.3f}, in context {losses[1]:.3f}, accuracy {accuracy:.2f}, "
-                  f"{time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
-            if decay_began is None and accuracy >= DECAY_FROM:
-                decay_began = step
-        if decay_began is not None and step - decay_began == DECAY_STEPS:
-            return model.eval()
-    raise SystemExit(f"accuracy {DECAY_FROM} was not reached in {MAX_STEPS} steps: try another seed")
+        if step % 50 == 49:
+            print(f"step {step + 1}: loss alone {losses[0]:.3f}, in context {losses[1]:.3f}, greedy accuracy "
+                  f"{greedy_accuracy(model, tokenizer):.2f}, {time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+    return model.eval()
 
 
 def _question(a: int, b: int) -> Messages:

@@ -31,7 +31,7 @@ Split = Literal["train", "test", "val"]
 SOURCE = "arithmetic"
 VERIFIER = "arithmetic"
 # (digits of one operand, digits of the other) -> share of the questions; the order of the two is drawn at random.
-LEVELS: dict[tuple[int, int], float] = {(1, 2): 0.10, (2, 2): 0.15, (1, 3): 0.30, (2, 3): 0.30, (3, 3): 0.15}
+LEVELS: dict[tuple[int, int], float] = {(1, 2): 0.12, (2, 2): 0.18, (1, 3): 0.30, (2, 3): 0.25, (3, 3): 0.15}
 # Share of the operand pairs that each split holds, in per cent; the train split has the rest.
 _PERCENT = {"test": 20, "val": 10}
 _MAX_TRIES_PER_QUESTION = 200

@@ -107,7 +107,7 @@ def _value(beginning: str, number: str, *, ended: bool, like: str, offset: float
     if ended and not beginning[len(number) : len(number) + 1].isdigit():
         return float(number)
     match = _NUMBER.fullmatch(beginning)
-    base = _base(match[1]) if match else None
+    base = _base(match[1]) if match and match[1] else None
     if match is None or base is None or match[2][:1].isdigit() or match[2].lstrip().startswith("%"):
         return None
     if base == 1.0 or match[2] or ended:

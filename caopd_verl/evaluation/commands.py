@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,80 @@ class CompareCommand:
         return True
 
 
+class PlotCommand:
+    """`caopd plot`."""
+
+    @classmethod
+    def add_parser(cls, subparsers: Any) -> None:
+        parser: Parser = subparsers.add_parser(
+            "plot",
+            help="reliability, histogram, risk-coverage, models against each other; or a run's training curves",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        parser.add_argument("results", nargs="*", type=Path, help="folders of caopd eval runs")
+        parser.add_argument("--output", "-o", type=Path, required=True, help="folder of the plots")
+        parser.add_argument("--formats", default="png,svg", help="some of png, svg, pdf")
+        parser.add_argument("--training", type=Path, help="a training run's metrics JSONL")
+        parser.add_argument("--panel", action="append", default=[], help="of the training plot: Title=metric,metric")
+        parser.set_defaults(run=cls.run)
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> bool:
+        from caopd_verl.evaluation.curves import training_curves
+        from caopd_verl.evaluation.draw import draw_comparison, draw_result
+        from caopd_verl.evaluation.results import load_results
+
+        formats = args.formats.split(",")
+        if not args.results and args.training is None:
+            raise ConfigError("there is nothing to draw", where="caopd plot", expected="results, or --training")
+        if args.training is not None:
+            panels = {title: keys.split(",") for title, _, keys in (p.partition("=") for p in args.panel)}
+            for kind in formats:
+                training_curves(args.training, args.output / f"training.{kind}", panels=panels)
+        results = load_results(args.results)
+        for result in results:
+            draw_result(
+                result, args.output / _file_name(result.name) if len(results) > 1 else args.output, formats=formats
+            )
+        if len(results) > 1:
+            for readout in ("stated", "expected"):
+                draw_comparison(results, args.output, formats=formats, readout=readout)
+        print(f"{sum(1 for p in args.output.rglob('*') if p.is_file())} plots in {args.output}")
+        return True
+
+
+class ReportCommand:
+    """`caopd report`."""
+
+    @classmethod
+    def add_parser(cls, subparsers: Any) -> None:
+        parser: Parser = subparsers.add_parser(
+            "report",
+            help="one self-contained HTML page",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        parser.add_argument(
+            "results", nargs="+", type=Path, help="folders of caopd eval runs; the first is the reference"
+        )
+        parser.add_argument("--output", "-o", type=Path, required=True, help="the HTML file")
+        parser.add_argument("--title", default="Calibration report")
+        parser.add_argument("--examples", type=int, default=10, help="rows of each kind to show")
+        _add_summary(parser)
+        parser.set_defaults(run=cls.run)
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> bool:
+        from caopd_verl.evaluation.report import write_report
+        from caopd_verl.evaluation.results import load_results
+
+        settings = _settings(args, DEFAULTS.summary)
+        path = write_report(
+            load_results(args.results), args.output, title=args.title, n_examples=args.examples, settings=settings
+        )
+        print(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        return True
+
+
 def _add_settings(group: Any, defaults: Any) -> None:
     """An option for each field of a settings class, with its default."""
     for item in fields(defaults):
@@ -186,6 +261,10 @@ def _task_name(args: argparse.Namespace) -> str | None:
     return None if args.task is None else f"{args.task}/{args.split}"
 
 
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "result"
+
+
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
@@ -196,4 +275,4 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-COMMANDS: tuple[Any, ...] = (EvalCommand, CompareCommand)
+COMMANDS: tuple[Any, ...] = (EvalCommand, CompareCommand, PlotCommand, ReportCommand)

@@ -3,9 +3,9 @@
 Resampling draws questions (clusters), since samples of one question are not independent, and draws the same questions
 for all readouts, so their differences are paired. Intervals are percentile intervals, with one change for the
 calibration errors (`BIASED`): noise pushes a sample's ECE above the true one, and a resample's above the sample's. In
-squares the two steps are alike (as for a variance): b = mean of the resamples' squares - the sample's square estimates
+squares the two steps are alike (as for a variance): b = square of the resamples' mean - the sample's square estimates
 one step, so 2 b is taken off the squared quantiles (cut at 0). Simulated coverage of the 95 % interval of the ECE is
-0.94 to 1.00 at 68 to 1,000 rows, calibrated or not, where plain percentiles cover a calibrated model's 0 never.
+0.91 to 1.00 at 68 to 1,000 rows, calibrated or not, where plain percentiles cover a calibrated model's 0 never.
 Where every row is correct (or every one wrong) the interval of an accuracy is the exact bound for that many questions.
 
     python -c "from caopd_verl.evaluation.estimates import *; print(estimate_readout([.9, .6, .3], [1, 1, 0], n_bins=10,
@@ -221,9 +221,8 @@ def without_bias(sampled: FloatArray, value: float, *, name: str) -> FloatArray:
     if name not in BIASED:
         return sampled
     power = 1.0 if name == "brier_reliability" else 2.0  # which is a sum of squares already
-    squares = sampled**power
-    step = max(0.0, float(squares.mean()) - value**power)
-    return np.maximum(0.0, squares - 2.0 * step) ** (1.0 / power)
+    step = max(0.0, float(sampled.mean()) ** power - value**power)
+    return np.maximum(0.0, sampled**power - 2.0 * step) ** (1.0 / power)
 
 
 def _why_undefined(one: Problem, name: str) -> str:

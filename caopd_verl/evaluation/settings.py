@@ -50,6 +50,7 @@ class Local:
     batch_size: int = 8
     dtype: str = "float32"
     device: str = "cpu"
+    threads: int | None = None  # of torch; on a machine with other work, few threads are much faster than too many
     expected: bool = True
     max_readout_rows: int = 16  # continuations of one cached prefix that are alive at once
     gpu_memory: float = 0.85  # vLLM: share of the accelerator's memory

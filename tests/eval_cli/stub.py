@@ -103,12 +103,18 @@ class Stub:
         self.open_now += 1
         self.open_most = max(self.open_most, self.open_now)
         try:
-            await asyncio.sleep(self.latency)
-            return await self._reply(writer, self.fault(question, attempt), body, key)
+            begun = time.monotonic()
+            data = json.dumps(completion(body, self.answer(*key)))
+            await asyncio.sleep(
+                self.latency - (time.monotonic() - begun)
+            )  # the latency holds what the stub itself takes
+            return await self._reply(writer, self.fault(question, attempt), body, key, data)
         finally:
             self.open_now -= 1
 
-    async def _reply(self, writer: asyncio.StreamWriter, fault: str, body: dict, key: tuple[str, Any]) -> bool:
+    async def _reply(
+        self, writer: asyncio.StreamWriter, fault: str, body: dict, key: tuple[str, Any], data: str
+    ) -> bool:
         if fault == "ok" and (body.get("top_logprobs") or 0) > self.max_logprobs:
             fault = "400logprobs"
         if fault == "stall":
@@ -123,7 +129,6 @@ class Stub:
             if fault == "429date":
                 extra = f"Retry-After: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}\r\n"
             return await _send(writer, status, said.replace("KEY", str(self.headers[-1].get("authorization"))), extra)
-        data = json.dumps(completion(body, self.answer(key[0], key[1])))
         if fault == "html":
             data = "<html><body>Bad gateway</body></html>"
         elif fault == "empty":

@@ -9,10 +9,6 @@ import time
 
 import pytest
 
-pytest.importorskip("httpx")
-pytest.importorskip("filelock")
-pytest.importorskip("tqdm")
-
 from caopd_verl.cli import BAD_INPUT, INCOMPLETE, OK, main
 from tests.eval_cli.stub import FAULTS, Stub
 
@@ -23,7 +19,7 @@ def arguments(stub, output, *more, limit=12):
     return [
         *("eval", "--endpoint", stub.url, "--model", "stub", "--task", "arithmetic", "--limit", str(limit)),
         *("--output", str(output), "--no-progress", "--n-resamples", "50", "--n-simulations", "50"),
-        *("--backoff-s", "0.01", "--timeout-s", "0.5", *more),
+        *("--backoff-s", "0.01", "--max-backoff-s", "0.05", "--timeout-s", "0.5", *more),
     ]
 
 
@@ -171,9 +167,10 @@ def test_concurrency_is_bounded_and_used(tmp_path):
     assert stub.open_most == 5
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x" * 200_000, "Ответ: 五 🙂\nConfidence: 0.7", "\ud800 0.3", "Confidence: 0.1\n" * 40]
-)
+ODD = ["", "x" * 200_000, "Ответ: 五 🙂\nConfidence: 0.7", "\ud800 0.3", "Confidence: 0.1\n" * 40]
+
+
+@pytest.mark.parametrize("text", ODD, ids=["empty", "long", "scripts", "surrogate", "forty lines"])
 def test_odd_responses_become_rows(tmp_path, text):
     with Stub(answer=lambda q, s: text) as stub:
         assert main(arguments(stub, tmp_path / "o", "--top-logprobs", "0", limit=2)) == OK

@@ -165,10 +165,10 @@ def test_recorded_rollouts_are_read_back_as_they_were(verl_on_cpu, make_group, t
 
 def test_an_example_survives_verls_data_set(verl_on_cpu):
     from caopd_verl.data import to_verl_rows
-    from caopd_verl.verl_ext.trainer import _example
+    from caopd_verl.verl_ext.dataset import example_of
 
     for example, row in zip(EXAMPLES, to_verl_rows(EXAMPLES), strict=True):
-        found = _example({**row, "raw_prompt": row["prompt"]})
+        found = example_of({**row, "raw_prompt": row["prompt"]})
         assert (found.id, found.messages, found.answer) == (example.id, example.messages, example.answer)
         assert (found.verifier, found.source, found.where) == (example.verifier, example.source, example.where)
 

@@ -12,11 +12,6 @@ def _transformers() -> Any:
     return TransformersBackend
 
 
-def _vllm() -> Any:
-    from caopd_verl.evaluation.sources.vllm_offline import VllmBackend
-
-    return VllmBackend
-
-
-# Imported on use, so that endpoints and files need neither torch nor vLLM.
-BACKENDS: dict[str, Callable[[], Any]] = {"transformers": _transformers, "vllm": _vllm}
+# Name -> a function that imports and returns the class, so that endpoints and files need no torch. Backends from other
+# layers (vLLM's, in `verl_ext`) are entered by the entry point.
+BACKENDS: dict[str, Callable[[], Any]] = {"transformers": _transformers}

