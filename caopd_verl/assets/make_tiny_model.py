@@ -45,13 +45,13 @@ from caopd_verl.core.context import build_attempt_messages, build_sdft_messages,
 from caopd_verl.data.arithmetic import generate, question_text, split_of
 from caopd_verl.types import Messages
 
-SEED, LR = 0, 3e-3
+SEED, LR = 1, 3e-3
 STEPS, DECAY_STEPS = 2000, 700
 ALONE, IN_CONTEXT = 48, 16  # texts a step
 WARM_UP_LEVELS = {(1, 2): 0.28, (2, 2): 0.30, (1, 3): 0.03, (2, 3): 0.06, (3, 3): 0.33}
 RARE = frozenset({(1, 3), (2, 3)})
 OWN_CONFIDENCE = {  # by whether the kind of addition is rare
-    False: {0.95: 32, 1.00: 34, 0.98: 6, 0.99: 6, 0.97: 3, 0.96: 3, 0.90: 8, 0.92: 3, 0.94: 2, 0.85: 2, 0.88: 1},
+    False: {0.95: 34, 1.00: 10, 0.98: 12, 0.99: 9, 0.97: 6, 0.96: 5, 0.90: 10, 0.92: 4, 0.93: 2, 0.94: 3, 0.85: 3, 0.88: 2},
     True: {0.95: 34, 1.00: 3, 0.98: 4, 0.99: 3, 0.97: 2, 0.96: 2, 0.90: 24, 0.92: 9, 0.93: 3, 0.94: 3, 0.85: 8, 0.88: 5},
 }
 TAIL = {False: 0.05, True: 0.27}  # share of confidences below 0.85

@@ -40,8 +40,9 @@ def write_report(results: Sequence[Result], path: Path, *, title: str, n_example
 
     if not results:
         raise ConfigError("there is nothing to report", where="caopd report", expected="at least one result")
+    folder = str(files("caopd_verl") / "assets")
     environment = Environment(
-        loader=FileSystemLoader(str(files("caopd_verl") / "assets")), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
