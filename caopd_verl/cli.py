@@ -13,6 +13,7 @@ Exit codes: 0 done; 2 bad arguments or data; 3 done, but some rows failed or cou
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: finished rows are on disk, the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("caopd_verl"):
             raise

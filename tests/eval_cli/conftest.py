@@ -6,6 +6,7 @@ NEEDS = {
     "test_endpoint.py": ("httpx", "filelock", "tqdm"),
     "test_responses.py": ("filelock", "tqdm"),
     "test_report.py": ("matplotlib", "jinja2", "filelock", "tqdm"),
+    "test_vllm.py": ("torch", "transformers", "vllm", "httpx", "filelock", "tqdm"),
     "test_local.py": ("torch", "transformers", "filelock", "tqdm"),
 }
 _missing = {file: [m for m in modules if find_spec(m) is None] for file, modules in NEEDS.items()}
