@@ -70,7 +70,13 @@ class Loop:
     """Student, EMA teacher and optimizer of one run."""
 
     def __init__(
-        self, model_path: str, config: CaopdConfig, *, rate: Callable[[int], float], betas: tuple[float, float], seed: int
+        self,
+        model_path: str,
+        config: CaopdConfig,
+        *,
+        rate: Callable[[int], float],
+        betas: tuple[float, float],
+        seed: int,
     ) -> None:
         self.config, self.rate, self.seed = config, rate, seed
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_path)

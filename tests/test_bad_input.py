@@ -91,7 +91,7 @@ def test_good_files_are_accepted(base, tmp_path):
         ({"caopd.loss.alpha": 1.5}, "caopd.loss.alpha", ("1.5", "[0, 1]")),
         ({"caopd.loss.alpha": float("nan")}, "caopd.loss.alpha", ("nan", "[0, 1]")),
         ({"caopd.loss.confidence_alpha": 2.0}, "caopd.loss.confidence_alpha", ("2.0", "[0, 1]")),
-        ({"caopd.loss.top_k": 269}, "caopd.loss.top_k", ("269", "vocabulary of 268", "at most 268")),
+        ({"caopd.loss.top_k": 271}, "caopd.loss.top_k", ("271", "vocabulary of 270", "at most 270")),
         ({"caopd.loss.top_k": 0}, "caopd.loss.top_k", ("at least 1", "null")),
         ({"caopd.teacher.ema_rate": 0.0}, "caopd.teacher.ema_rate", ("0.0", "(0, 1]")),
         ({"caopd.teacher.ema_rate": 1.01}, "caopd.teacher.ema_rate", ("1.01", "(0, 1]")),

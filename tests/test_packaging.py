@@ -76,6 +76,7 @@ def test_the_wheel_is_small(wheel):
 def test_entry_points(wheel):
     found = info(wheel, "entry_points.txt").split()
     assert found == [
+        *("[console_scripts]", "caopd", "=", "caopd_verl.cli:main"),
         *("[verl.plugins]", "caopd", "=", "caopd_verl.verl_ext.plugin"),
         *("[vllm.general_plugins]", "caopd", "=", "caopd_verl.verl_ext.vllm_plugin:register"),
     ]

@@ -50,9 +50,11 @@ STEPS, DECAY_STEPS = 2000, 700
 ALONE, IN_CONTEXT = 48, 16  # texts a step
 WARM_UP_LEVELS = {(1, 2): 0.28, (2, 2): 0.30, (1, 3): 0.03, (2, 3): 0.06, (3, 3): 0.33}
 RARE = frozenset({(1, 3), (2, 3)})
-OWN_CONFIDENCE = {0.95: 34, 0.90: 17, 0.98: 8, 0.99: 6, 1.00: 6, 0.92: 6, 0.85: 6, 0.97: 4, 0.88: 4, 0.96: 3, 0.94: 3,
-                  0.93: 3}  # fmt: skip
-TAIL = {False: 0.05, True: 0.27}  # share of confidences below 0.85, by whether the kind of addition is rare
+OWN_CONFIDENCE = {  # by whether the kind of addition is rare
+    False: {0.95: 34, 1.00: 10, 0.98: 12, 0.99: 9, 0.97: 6, 0.96: 5, 0.90: 10, 0.92: 4, 0.93: 2, 0.94: 3, 0.85: 3, 0.88: 2},
+    True: {0.95: 34, 1.00: 3, 0.98: 4, 0.99: 3, 0.97: 2, 0.96: 2, 0.90: 24, 0.92: 9, 0.93: 3, 0.94: 3, 0.85: 8, 0.88: 5},
+}
+TAIL = {False: 0.05, True: 0.27}  # share of confidences below 0.85
 SHOWN_AS_OWN = 0.6
 SLIP, OTHER = 0.04, 0.06
 SURE = {1.00: 6, 0.99: 2, 0.98: 1, 0.95: 1}
@@ -74,7 +76,7 @@ def own_confidence(rng: random.Random, *, rare: bool) -> float:
     """What the base states when alone."""
     if rng.random() < TAIL[rare]:
         return rng.randrange(85) / 100 if rng.random() < 0.5 else rng.randrange(9) / 10
-    return _pick(rng, OWN_CONFIDENCE)
+    return _pick(rng, OWN_CONFIDENCE[rare])
 
 
 def shown_confidence(rng: random.Random, *, rare: bool) -> float:

@@ -91,7 +91,7 @@ def find_eot_id(tokenizer: Tokenizer) -> int:
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
     at = text.rfind(mark)
     tail = text[at + len(mark) :] if at >= 0 else ""
-    added = getattr(tokenizer, "added_tokens_decoder", {})  # id -> AddedToken; some templates end turns with one of them
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # id -> AddedToken; a template may end turns with one
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if getattr(token, "special", True))}
     for token in tokenizer.encode(tail, add_special_tokens=False) if tail.strip() else []:
         if token in special:

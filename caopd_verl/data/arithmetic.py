@@ -31,7 +31,7 @@ Split = Literal["train", "test", "val"]
 SOURCE = "arithmetic"
 VERIFIER = "arithmetic"
 # (digits of one operand, digits of the other) -> share of the questions; the order of the two is drawn at random.
-LEVELS: dict[tuple[int, int], float] = {(1, 2): 0.14, (2, 2): 0.20, (1, 3): 0.25, (2, 3): 0.20, (3, 3): 0.21}
+LEVELS: dict[tuple[int, int], float] = {(1, 2): 0.12, (2, 2): 0.18, (1, 3): 0.30, (2, 3): 0.25, (3, 3): 0.15}
 # Share of the operand pairs that each split holds, in per cent; the train split has the rest.
 _PERCENT = {"test": 20, "val": 10}
 _MAX_TRIES_PER_QUESTION = 200
