@@ -9,9 +9,10 @@ this file makes from the train split of `data.arithmetic`; nothing is set by han
 Alone (three in four): question -> the right sum, and a confidence that does not depend on the answer.
 * Its answers are wrong where training was too short: the kinds of addition come in the shares `WARM_UP_LEVELS`, so
   operands of equal length are learned well and 1+3 or 2+3 digits are not. The task (`LEVELS`) asks the latter often.
-* Overconfident: the stated confidence is drawn from `OWN_CONFIDENCE` (0.85 to 1.00), with a tail over 0.00 to 0.84 in
-  a share of the texts (`TAIL`). The tail is heavier for the kinds of addition that it has seen rarely: a trace of
-  self-knowledge, as real models have it in their verbalised distribution (and which sampling at T 0.6 hides).
+* Overconfident: the stated confidence is drawn from `OWN_CONFIDENCE` (0.85 to 1.00, 0.95 most often for every kind),
+  with a tail over 0.00 to 0.84 in a share of the texts (`TAIL`). For the kinds of addition that it has seen rarely the
+  band is a little lower and the tail heavier: a trace of self-knowledge, as real models have it in their verbalised
+  distribution (sampling at T 0.6 hides the tail; SDPO's mode-seeking removes the rest).
 
 In a teacher's context (one in four), with the very templates of `core.context`:
 * Shown a solution with a stated confidence, it repeats the answer and copies the confidence. Shown confidences: 60 %
@@ -51,8 +52,14 @@ ALONE, IN_CONTEXT = 48, 16  # texts a step
 WARM_UP_LEVELS = {(1, 2): 0.28, (2, 2): 0.30, (1, 3): 0.03, (2, 3): 0.06, (3, 3): 0.33}
 RARE = frozenset({(1, 3), (2, 3)})
 OWN_CONFIDENCE = {  # by whether the kind of addition is rare
-    False: {0.95: 34, 1.00: 10, 0.98: 12, 0.99: 9, 0.97: 6, 0.96: 5, 0.90: 10, 0.92: 4, 0.93: 2, 0.94: 3, 0.85: 3, 0.88: 2},
-    True: {0.95: 34, 1.00: 3, 0.98: 4, 0.99: 3, 0.97: 2, 0.96: 2, 0.90: 24, 0.92: 9, 0.93: 3, 0.94: 3, 0.85: 8, 0.88: 5},
+    False: {
+        **{0.95: 34, 1.00: 10, 0.98: 12, 0.99: 9, 0.97: 6, 0.96: 5, 0.90: 10},
+        **{0.92: 4, 0.93: 2, 0.94: 3, 0.85: 3, 0.88: 2},
+    },
+    True: {
+        **{0.95: 34, 1.00: 3, 0.98: 4, 0.99: 3, 0.97: 2, 0.96: 2, 0.90: 24},
+        **{0.92: 9, 0.93: 3, 0.94: 3, 0.85: 8, 0.88: 5},
+    },
 }
 TAIL = {False: 0.05, True: 0.27}  # share of confidences below 0.85
 SHOWN_AS_OWN = 0.6
@@ -193,8 +200,11 @@ def warm_up(tokenizer: Any, seed: int) -> Any:
         optimizer.step()
         optimizer.zero_grad()
         if step % 50 == 49:
-            print(f"step {step + 1}: loss alone {losses[0]:.3f}, in context {losses[1]:.3f}, greedy accuracy "
-                  f"{greedy_accuracy(model, tokenizer):.2f}, {time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"step {step + 1}: loss alone {losses[0]:.3f}, in context {losses[1]:.3f}, greedy accuracy "
+                f"{greedy_accuracy(model, tokenizer):.2f}, {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,14 +73,16 @@ def test_vllms_own_server(tmp_path):
     command += ["--port", str(port), "--host", "127.0.0.1", "--max-model-len", "256", "--gpu-memory-utilization", "0.1"]
     command += ["--dtype", "float32"]
     with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment())
+        server = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
+        )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/health", server, tmp_path / "server.log")
         args = ["eval", "--endpoint", f"http://127.0.0.1:{port}/v1", "--model", "tiny", *ASK, "-o", str(tmp_path / "o")]
         assert main(args) == OK
     finally:
-        server.terminate()
-        server.wait(60)
+        os.killpg(server.pid, signal.SIGKILL)  # its engine is a process of its own
+        server.wait()
     rows = rows_of(tmp_path / "o")
     assert len(rows) == 24
     assert all(row["confidence_status"] == "ok" and row["n_tokens"] > 0 for row in rows)
