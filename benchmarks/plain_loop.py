@@ -49,8 +49,8 @@ K, PROMPTS, MAX_NEW = 8, 32, 24
 TEMPERATURE, VAL_TEMPERATURE, VAL_TOP_P = 1.0, 0.6, 0.95
 MAX_TEACHER_PROMPT = 128
 SETTINGS: dict[str, CaopdConfig] = {
-    "sdpo": CaopdConfig(method="sdpo", loss=LossConfig(average="token")),
-    "sdpo_caopd": CaopdConfig(method="caopd", loss=LossConfig(average="token")),
+    "sdpo": CaopdConfig(method="sdpo"),
+    "sdpo_caopd": CaopdConfig(method="caopd"),
     "sdpo_caopd_proper": CaopdConfig(
         method="caopd", unsolved="confidence_only", loss=LossConfig(average="token", confidence_alpha=0.0)
     ),
@@ -281,7 +281,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--method", choices=sorted(SETTINGS), required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--schedule", choices=("constant", "cosine"), default="cosine")
     parser.add_argument("--beta2", type=float, default=0.999)
