@@ -108,3 +108,10 @@ def put(rows: Sequence[Row], fields: TensorDict, global_step: int) -> KVBatchMet
     ]
     tq.kv_batch_put(keys=keys, partition_id=PARTITION, fields=fields, tags=tags)
     return KVBatchMeta(partition_id=PARTITION, keys=keys, tags=tags)
+
+
+def put_nothing(global_step: int) -> KVBatchMeta:
+    """The batch of a step that trains on nothing: one key without fields, since verl clears every step's keys."""
+    keys, tags = [f"{global_step}-nothing"], [{"global_steps": global_step, "status": "success"}]
+    tq.kv_batch_put(keys=keys, partition_id=PARTITION, tags=tags)
+    return KVBatchMeta(partition_id=PARTITION, keys=keys, tags=tags)

@@ -201,7 +201,7 @@ class CaopdTrainer(PPOTrainerSync):
             )
         print(f"WARNING: {message}; skipped", flush=True)
         metrics["train/empty_step"] = 1
-        return KVBatchMeta(partition_id=codec.PARTITION, keys=[], tags=[])
+        return codec.put_nothing(self.global_steps)
 
     @property
     def _n_mini_batches(self) -> int:

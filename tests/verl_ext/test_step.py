@@ -65,6 +65,7 @@ def make_trainer(verl_on_cpu, tiny_tokenizer, monkeypatch):
         trainer._put_old_log_probs = record("old_log_probs")
         trainer._update_actor = record("update", lambda batch: batch)
         monkeypatch.setattr(codec, "put", record("put", "the batch"))
+        monkeypatch.setattr(codec, "put_nothing", record("put_nothing", "no batch"))
         return trainer
 
     return make
@@ -119,7 +120,8 @@ def test_a_batch_in_which_no_group_has_a_teacher(make_trainer, make_group, capsy
         metrics = step(trainer)
         assert metrics["train/empty_step"] == 1 and metrics["rows/trained"] == 0
         assert "step 3: no group has a teacher, there is nothing to train on; skipped" in capsys.readouterr().out
-    assert [name for name, _, _ in trainer.calls] == ["generate", "sample_end"]  # no update on nothing
+    names = [name for name, _, _ in trainer.calls]  # no update on nothing
+    assert names == ["generate", "sample_end"] + ["put_nothing"] * (switch == "skip")
 
 
 def test_t16_unsolved_groups_alone_are_trained_under_confidence_only(make_trainer, make_group):
