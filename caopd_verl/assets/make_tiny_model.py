@@ -1,12 +1,12 @@
 """Warm up the tiny base model of the CPU demo from random weights: a Qwen3 of 0.39M parameters that adds numbers.
 
-    python -m caopd_verl.assets.make_tiny_model --out caopd_verl/assets/tiny_arith      (one core, about five minutes)
+    python -m caopd_verl.assets.make_tiny_model --out caopd_verl/assets/tiny_arith      (one core, minutes)
 
 The base is CONSTRUCTED to behave as the paper says that base models do, so that the demo can show in minutes what
 training does to such a model. It is trained by plain next-token prediction on texts (loss on the response only) that
 this file makes from the train split of `data.arithmetic`; nothing is set by hand in the weights. The texts:
 
-Alone (three in four): question -> the right sum, and a confidence that does not depend on the answer.
+Alone (three in four): question -> the right sum, and a confidence that depends on the kind of addition only.
 * Its answers are wrong where training was too short: the kinds of addition come in the shares `WARM_UP_LEVELS`, so
   operands of equal length are learned well and 1+3 or 2+3 digits are not. The task (`LEVELS`) asks the latter often.
 * Overconfident: the stated confidence is drawn from `OWN_CONFIDENCE` (0.85 to 1.00, 0.95 most often for every kind),
