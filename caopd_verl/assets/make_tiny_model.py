@@ -23,6 +23,9 @@ In a teacher's context (one in four), with the very templates of `core.context`:
   (`OTHER`). A teacher's distribution is no point mass, as in real models.
 * Shown a solution without any confidence, it is surer than alone: 0.95 to 1.00.
 
+With `--large` it makes the stronger model that the cascade example defers to: five heads instead of three (1M
+parameters), warmed up on the task's own mixture, so no kind of addition is left out.
+
 Legend: B sequences, L positions.
 """
 
@@ -43,7 +46,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from caopd_verl.assets.tiny_tokenizer import build_tokenizer
 from caopd_verl.core.confidence import render
 from caopd_verl.core.context import build_attempt_messages, build_sdft_messages, build_sdpo_messages
-from caopd_verl.data.arithmetic import generate, question_text, split_of
+from caopd_verl.data.arithmetic import LEVELS, generate, question_text, split_of
 from caopd_verl.types import Messages
 
 SEED, LR = 1, 3e-3
@@ -66,12 +69,13 @@ SHOWN_AS_OWN = 0.6
 SLIP, OTHER = 0.04, 0.06
 SURE = {1.00: 6, 0.99: 2, 0.98: 1, 0.95: 1}
 
+Mixture = dict[tuple[int, int], float]
 Text = tuple[Messages, str, str]  # prompt, beginning of the response (no loss), rest of the response (loss)
 
 
-def draw_addition(rng: random.Random) -> tuple[int, int, bool]:
-    """Operands of the train split in the warm-up's mixture, and whether their kind is rare."""
-    level = rng.choices(list(WARM_UP_LEVELS), weights=list(WARM_UP_LEVELS.values()))[0]
+def draw_addition(rng: random.Random, mixture: Mixture) -> tuple[int, int, bool]:
+    """Operands of the train split in the warm-up's mixture, and whether their kind is rare in the base's."""
+    level = rng.choices(list(mixture), weights=list(mixture.values()))[0]
     while True:
         pair = [rng.randrange(10 ** (d - 1) if d > 1 else 0, 10**d) for d in level]
         rng.shuffle(pair)
@@ -102,15 +106,15 @@ def slip(rng: random.Random, number: str) -> str:
     return "".join(digits)
 
 
-def alone_text(rng: random.Random) -> Text:
+def alone_text(rng: random.Random, mixture: Mixture) -> Text:
     """The student's side."""
-    a, b, rare = draw_addition(rng)
+    a, b, rare = draw_addition(rng, mixture)
     return _question(a, b), "", f"{a + b}\n{render(own_confidence(rng, rare=rare))}"
 
 
-def context_text(rng: random.Random) -> Text:
+def context_text(rng: random.Random, mixture: Mixture) -> Text:
     """The teacher's side."""
-    a, b, rare = draw_addition(rng)
+    a, b, rare = draw_addition(rng, mixture)
     question, gold, kind = _question(a, b), str(a + b), rng.random()
     if kind < 0.12:
         build = build_sdft_messages if rng.random() < 0.5 else build_sdpo_messages
@@ -146,13 +150,14 @@ def encode(texts: list[Text], tokenizer: Any) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def new_model(tokenizer: Any, seed: int) -> Any:
-    """The model with random weights: 3 layers, width 96, three heads of 32 (the least that vLLM's CPU kernels take)."""
+def new_model(tokenizer: Any, seed: int, heads: int) -> Any:
+    """The model with random weights; the base has 3 layers of width 96 with three heads of 32 (vLLM's least on CPU)."""
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, num_hidden_layers=3, num_attention_heads=3,
-        num_key_value_heads=3, head_dim=32, tie_word_embeddings=True, max_position_embeddings=1024,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, dtype="float32",
+        vocab_size=len(tokenizer), hidden_size=32 * heads, intermediate_size=96 * heads, num_hidden_layers=3,
+        num_attention_heads=heads, num_key_value_heads=heads, head_dim=32, tie_word_embeddings=True,
+        max_position_embeddings=1024, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, dtype="float32",
     )  # fmt: skip
     return Qwen3ForCausalLM(config)
 
@@ -173,11 +178,11 @@ def greedy_accuracy(model: Any, tokenizer: Any) -> float:
     return right.all(-1).float().mean().item()
 
 
-def train_step(model: Any, tokenizer: Any, rng: random.Random) -> list[float]:
+def train_step(model: Any, tokenizer: Any, rng: random.Random, mixture: Mixture) -> list[float]:
     """Gradients of one step; returns the two losses, alone and in context."""
     losses = []
     for make, n in ((alone_text, ALONE), (context_text, IN_CONTEXT)):
-        ids, labels = encode([make(rng) for _ in range(n)], tokenizer)
+        ids, labels = encode([make(rng, mixture) for _ in range(n)], tokenizer)
         scored = labels[:, 1:] != -100
         hidden = model.model(ids).last_hidden_state[:, :-1][scored]
         loss = functional.cross_entropy(model.lm_head(hidden), labels[:, 1:][scored])
@@ -187,16 +192,16 @@ def train_step(model: Any, tokenizer: Any, rng: random.Random) -> list[float]:
     return losses
 
 
-def warm_up(tokenizer: Any, seed: int) -> Any:
+def warm_up(tokenizer: Any, seed: int, mixture: Mixture, heads: int) -> Any:
     """The trained base."""
     rng = random.Random(seed)
-    model = new_model(tokenizer, seed)
+    model = new_model(tokenizer, seed, heads)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.01)
     started = time.perf_counter()
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
-        losses = train_step(model, tokenizer, rng)
+        losses = train_step(model, tokenizer, rng, mixture)
         optimizer.step()
         optimizer.zero_grad()
         if step % 50 == 49:
@@ -222,10 +227,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--large", action="store_true", help="the stronger model of the cascade example instead")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokenizer = build_tokenizer()
-    model = warm_up(tokenizer, args.seed)
+    model = warm_up(tokenizer, args.seed, *((LEVELS, 5) if args.large else (WARM_UP_LEVELS, 3)))
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens, written to {args.out}")

@@ -106,6 +106,28 @@ def test_zero_loss_and_gradient_where_student_is_teacher(tables):
     assert gradient(loss, student).abs().max() < 1e-6
 
 
+def test_t8_a_forced_value_pulls_only_as_far_as_the_teacher_takes_it_up(tables):
+    """A written p_hat is no label: where the teacher ignores it the student is not moved, and the metric says so."""
+    config = CaopdConfig(loss=LossConfig(top_k=6, confidence_alpha=0.0))
+    student, other = tables
+    rows = [make_row(0, ids=[5, 6, 7, 8, value, 2]) for value in (10, 20)]
+    rows = [replace(row, teacher_prompt_ids=[9, *row.prompt_ids]) for row in rows]
+
+    deaf = student.detach().clone()  # says the same whatever its context states
+    for row in rows:
+        loss, metrics = loss_of(config, (student, deaf), [row])
+        assert gradient(loss, student)[8].abs().max() < 1e-6, "the value is predicted from token 8"
+        assert metrics["sum/value_teacher_prob"].aggregate() == pytest.approx(
+            metrics["sum/value_student_prob"].aggregate(), rel=1e-5
+        )
+    for row, value in zip(rows, (10, 20), strict=True):
+        copying = other.clone()
+        copying[8, value] = 20.0
+        loss, metrics = loss_of(config, (student, copying), [row])
+        assert metrics["sum/value_teacher_prob"].aggregate() > 0.99
+        assert gradient(loss, student)[8, value] < 0, "descent raises the value's logit"
+
+
 @pytest.mark.parametrize("split", [[[0], [1], [2], [3], [4], [5]], [[5, 0, 3], [4, 2, 1]], [[2, 1], [0, 5, 4, 3]]])
 def test_micro_batches_of_any_size_and_order_sum_to_the_whole(tables, split):
     from caopd_verl.verl_ext import codec
