@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from caopd_verl.config import TaskConfig
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.metrics import MISSING
 from caopd_verl.evaluation.settings import DEFAULTS
@@ -37,6 +38,9 @@ class EvalCommand:
         task.add_argument("--task", help="sciknoweval, toolalpaca, arithmetic or jsonl")
         task.add_argument("--data", type=Path, help="the task's file")
         task.add_argument("--split", default="test", choices=("train", "val", "test"), help="test is the whole file")
+        task.add_argument(
+            "--val-fraction", type=float, default=TaskConfig.val_fraction, help="of a file: what val is, as in training"
+        )
         task.add_argument("--limit", type=int, help="so many questions, chosen by a hash")
         task.add_argument("--verifier", help="for rows that name none")
         task.add_argument("--task-seed", type=int, default=0, help="of the choice of questions")
@@ -251,7 +255,11 @@ def _examples(args: argparse.Namespace) -> Any:
         if args.data is not None:
             raise ConfigError("a data file without a task", where="--data", fix="name the task with --task")
         return None
-    options = {"verifier": args.verifier} if args.task in ("jsonl", "toolalpaca") and args.verifier else {}
+    options: dict[str, Any] = {}
+    if args.task in ("jsonl", "toolalpaca") and args.verifier:
+        options["verifier"] = args.verifier
+    if args.task not in GENERATED and args.split != "test":
+        options["validation_fraction"] = args.val_fraction
     if args.task in GENERATED and args.limit is None:
         raise ConfigError(f"the task {args.task} is generated", where="--limit", expected="a number of questions")
     return load_task(args.task, path=args.data, seed=args.task_seed, n=args.limit, split=args.split, **options)
