@@ -1,4 +1,4 @@
-"""`caopd`: measure the calibration of any model. `caopd eval --help` and so on show the options.
+"""`caopd`: measure the calibration of any model, and route by it. `caopd eval --help` and so on show the options.
 
     caopd eval --responses finished.jsonl --verifier multiple_choice --output outputs/mine
     caopd eval --endpoint http://127.0.0.1:8000/v1 --model m --task sciknoweval --data train.json --output outputs/x
@@ -6,6 +6,8 @@
     caopd compare outputs/x outputs/y
     caopd plot outputs/x outputs/y --output plots
     caopd report outputs/x outputs/y --output report.html
+    caopd route --small outputs/x --large outputs/y --cost-small 1 --cost-large 10 --output route
+    caopd proxy --small-url http://127.0.0.1:8001/v1 --small-model s --large-url ... --large-model l --threshold 0.7
 
 Exit codes: 0 done; 2 bad arguments or data; 3 done, but some rows failed or could not be used; 130 interrupted.
 """
@@ -18,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from caopd_verl.cascade.commands import COMMANDS as CASCADE_COMMANDS
 from caopd_verl.errors import CaopdError
 from caopd_verl.evaluation import commands
 from caopd_verl.evaluation.sources import BACKENDS
@@ -35,9 +38,9 @@ OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="caopd", description="Measure the calibration of any model.")
+    parser = argparse.ArgumentParser(prog="caopd", description="Measure the calibration of any model, and route by it.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for command in commands.COMMANDS:
+    for command in (*commands.COMMANDS, *CASCADE_COMMANDS):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

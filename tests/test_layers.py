@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "verifiers": BASE | {"core"},
     "data": BASE | {"core", "verifiers"},
     "evaluation": BASE | {"core", "config", "verifiers", "data"},
+    "cascade": BASE | {"core", "config", "verifiers", "data", "evaluation"},
     "methods": BASE | {"core", "config"},
     "assets": BASE | {"core", "verifiers", "data"},
     "verl_ext": BASE | {"core", "config", "verifiers", "data", "evaluation", "methods"},
@@ -98,6 +99,6 @@ def test_core_methods_and_config_work_without_verl():
     assert not loaded & {*FRAMEWORKS, "transformers", "hydra", "omegaconf"}
 
 
-def test_verifiers_data_and_evaluation_work_without_torch():
-    loaded = loaded_after_importing(("verifiers", "data", "evaluation"))
+def test_verifiers_data_evaluation_and_cascade_work_without_torch():
+    loaded = loaded_after_importing(("verifiers", "data", "evaluation", "cascade"))
     assert not loaded & {*FRAMEWORKS, "torch", "transformers", "hydra", "omegaconf"}
