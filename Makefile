@@ -8,7 +8,7 @@ TORCH_INDEX_URL ?=
 TORCH := 2.13.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test test-slow lint types bench clean
+.PHONY: setup demo test test-slow lint types clean
 
 setup: $(STAMP)
 
