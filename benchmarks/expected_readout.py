@@ -22,7 +22,7 @@ METRICS = ("spr", "auroc", "brier", "ece", "abs_ocg")
 
 def last_validation(run: Path) -> Columns:
     """The rows of a run's last validation."""
-    files = sorted((run / "validation").glob("*.jsonl"), key=lambda path: int(path.stem))
+    files = sorted((run / "validation").glob("*.jsonl"), key=lambda path: path.stem)
     if not files:
         raise SystemExit(f"{run / 'validation'} holds no rows: give the folders of finished demos")
     return load_columns(files[-1])
