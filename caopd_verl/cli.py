@@ -6,6 +6,7 @@
     caopd compare outputs/x outputs/y
     caopd plot outputs/x outputs/y --output plots
     caopd report outputs/x outputs/y --output report.html
+    caopd card outputs/x --output README.md
     caopd route --small outputs/x --large outputs/y --cost-small 1 --cost-large 10 --output route
     caopd proxy --small-url http://127.0.0.1:8001/v1 --small-model s --large-url ... --large-model l --threshold 0.7
 
@@ -24,6 +25,7 @@ from caopd_verl.cascade.commands import COMMANDS as CASCADE_COMMANDS
 from caopd_verl.errors import CaopdError
 from caopd_verl.evaluation import commands
 from caopd_verl.evaluation.sources import BACKENDS
+from caopd_verl.integrations.commands import COMMANDS as INTEGRATION_COMMANDS
 
 
 def _vllm() -> Any:
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(prog="caopd", description="Measure the calibration of any model, and route by it.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for command in (*commands.COMMANDS, *CASCADE_COMMANDS):
+    for command in (*commands.COMMANDS, *CASCADE_COMMANDS, *INTEGRATION_COMMANDS):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:
@@ -58,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name and error.name.startswith("caopd_verl"):
             raise
         print(
-            f"{error}: pip install 'caopd-verl[eval]' (local checkpoints need torch and transformers too)",
+            f"{error}: pip install 'caopd-verl[eval]' (local checkpoints need torch and transformers too, "
+            "`caopd card` the extra `card`, `caopd proxy` the extra `proxy`)",
             file=sys.stderr,
         )
         return BAD_INPUT

@@ -14,6 +14,7 @@ import caopd_verl
 
 PACKAGE = Path(next(iter(caopd_verl.__path__)))
 FRAMEWORKS = ("verl", "ray", "vllm", "transfer_queue", "tensordict")
+TOOLS = ("torchmetrics", "lm_eval", "inspect_ai", "huggingface_hub", "datasets")
 BASE = {"errors", "types"}
 # layer -> layers it may import besides itself; the entry points stand on top
 MAY_IMPORT = {
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "data": BASE | {"core", "verifiers"},
     "evaluation": BASE | {"core", "config", "verifiers", "data"},
     "cascade": BASE | {"core", "config", "verifiers", "data", "evaluation"},
+    "integrations": BASE | {"core", "config", "verifiers", "data", "evaluation"},
     "methods": BASE | {"core", "config"},
     "assets": BASE | {"core", "verifiers", "data"},
     "verl_ext": BASE | {"core", "config", "verifiers", "data", "evaluation", "methods"},
@@ -62,6 +64,12 @@ def test_every_file_belongs_to_a_known_layer():
 def test_only_verl_ext_imports_verl_ray_or_vllm(file):
     if layer_of(file) != "verl_ext":
         assert not [name for name in imported(file) if name.split(".")[0] in FRAMEWORKS]
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_only_integrations_imports_other_peoples_tools(file):
+    if layer_of(file) != "integrations":
+        assert not [name for name in imported(file) if name.split(".")[0] in TOOLS]
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if layer_of(f) in MAY_IMPORT], ids=name_of)

@@ -63,6 +63,8 @@ class EvalCommand:
 
         if args.responses is not None and (args.endpoint or args.model):
             raise ConfigError("both finished responses and a model were given", where="--responses", fix="choose one")
+        if args.p_true and (args.responses is not None or args.endpoint):
+            raise ConfigError("only a local checkpoint can be asked for P(True)", where="--p-true", fix="leave it out")
         request = Request(
             output=args.output,
             responses=args.responses,
@@ -102,7 +104,7 @@ class CompareCommand:
         )
         parser.add_argument("results", nargs="+", type=Path, help="folders (or rows.jsonl files): the old one first")
         parser.add_argument(
-            "--readout", default="stated", help="stated, expected, self_consistency, answer_probability"
+            "--readout", default="stated", help="stated, expected, p_true, self_consistency, answer_probability"
         )
         parser.add_argument("--against", default=None, help="the old result's readout, if another")
         parser.add_argument("--json", type=Path, help="write the comparison there too")

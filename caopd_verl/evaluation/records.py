@@ -11,6 +11,7 @@
 | `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), and the line it was read from |
 | `expected_confidence`, `expected_mass` | mean over the confidence tokens, and the probability it accounts for |
 | `expected_kind`, `expected_reason` | `exact` or `approximate`; why there is none |
+| `p_true`, `p_true_mass`, `p_true_reason` | P(True), the probability of both words, why there is none (`p_true`) |
 | `answer_probability` | the model's probability of the answer's tokens, where log-probs were given |
 | `truncated`, `n_prompt_tokens`, `n_tokens`, `latency_s`, `attempts` | of the generation; null where not known |
 """
@@ -41,6 +42,9 @@ class Readout:
     reason: str | None = None
 
 
+P_TRUE_NOT_ASKED = Readout(reason="not asked for (--p-true, local checkpoints)")
+
+
 @dataclass(frozen=True)
 class Generation:
     """One response as a backend returned it; None where the backend does not know."""
@@ -52,6 +56,7 @@ class Generation:
     latency_s: float | None = None
     attempts: int | None = None
     expected: Readout = Readout(reason="the responses came without log-probabilities")
+    p_true: Readout = P_TRUE_NOT_ASKED
     token_logprobs: tuple[tuple[str, float], ...] | None = None  # text and log-probability of each token
 
 
@@ -100,6 +105,9 @@ def make_row(job: Job, generation: Generation) -> dict[str, Any]:
         "expected_mass": generation.expected.mass,
         "expected_kind": generation.expected.kind,
         "expected_reason": generation.expected.reason,
+        "p_true": generation.p_true.value,
+        "p_true_mass": generation.p_true.mass,
+        "p_true_reason": generation.p_true.reason,
         "answer_probability": answer_probability(text, verdict.answer, generation.token_logprobs),
         "truncated": generation.truncated,
         "n_prompt_tokens": generation.n_prompt_tokens,

@@ -130,6 +130,8 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
         "task": request.task,
         **_sampling(request.sampling),
         "dtype": request.local.dtype,
+        # only where it is on, so that runs that were begun without it go on
+        **({"p_true": True} if request.local.p_true else {}),
     }
     with RowStore(request.output, settings, fresh=request.fresh) as store:
         jobs, left = _jobs(request, store)

@@ -52,6 +52,7 @@ class Local:
     device: str = "cpu"
     threads: int | None = None  # of torch; on a machine with other work, few threads are much faster than too many
     expected: bool = True
+    p_true: bool = False  # ask the model after each response whether its answer is correct (`p_true`)
     max_readout_rows: int = 16  # continuations of one cached prefix that are alive at once
     gpu_memory: float = 0.85  # vLLM: share of the accelerator's memory
     max_model_len: int | None = None  # vLLM: None is the model's own

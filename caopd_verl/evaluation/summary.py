@@ -1,8 +1,8 @@
 """`metrics.json` from the rows of a run: every figure with n and interval, and a count of what became of every row.
 
 The readouts stand side by side: `stated` (the number in the text), `expected` (the mean of the model's distribution
-over the confidence tokens), and, where the rows allow, `self_consistency` and `answer_probability`. Each is measured
-under the missing policy, with the parsed-only figures beside it.
+over the confidence tokens), and, where the rows allow, `p_true`, `self_consistency` and `answer_probability`. Each
+is measured under the missing policy, with the parsed-only figures beside it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from caopd_verl.evaluation.store import ROWS, iter_rows, read_failures
 COLUMNS = {
     "stated": "confidence",
     "expected": "expected_confidence",
+    "p_true": "p_true",
     "answer_probability": "answer_probability",
 }
 
@@ -75,6 +76,8 @@ class Columns:
         self._count("response", _state(response, row.get("truncated")))
         if row.get("expected_confidence") is None:
             self._count("no_expected_confidence", str(row.get("expected_reason")))
+        if row.get("p_true") is None:
+            self._count("no_p_true", str(row.get("p_true_reason") or "the file holds none"))
         for key in ("n_prompt_tokens", "n_tokens", "latency_s"):
             if row.get(key) is not None:
                 self.tokens.setdefault(key, []).append(float(row[key]))
@@ -223,9 +226,9 @@ def _by_source(columns: Columns, readouts: Mapping[str, Sequence[float | None]],
 def _absent(columns: Columns) -> dict[str, str]:
     """For each readout that no row has, the commonest reason."""
     reasons = {}
-    if "expected" not in columns.present():
-        commonest = columns.counts.get("no_expected_confidence", Counter({"not asked for": 1})).most_common(1)
-        reasons["expected"] = commonest[0][0]
+    for readout, counter in (("expected", "no_expected_confidence"), ("p_true", "no_p_true")):
+        if readout not in columns.present():
+            reasons[readout] = columns.counts.get(counter, Counter({"not asked for": 1})).most_common(1)[0][0]
     if "answer_probability" not in columns.present():
         reasons["answer_probability"] = "no row has log-probabilities of its answer"
     if "self_consistency" not in columns.readouts:

@@ -13,7 +13,8 @@ from typing import Any
 from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.expected import expected_confidences, string_tokens, value_prefix
-from caopd_verl.evaluation.records import EXACT, Generation, Job, Readout
+from caopd_verl.evaluation.p_true import NO_ANSWER, TOO_LONG, follow_up, p_true, word_tokens
+from caopd_verl.evaluation.records import EXACT, P_TRUE_NOT_ASKED, Generation, Job, Readout
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.types import Messages
 
@@ -55,7 +56,9 @@ class VllmBackend:
             ) from error
         self.tokenizer: Any = self.engine.get_tokenizer()
         self.eot_id = find_eot_id(self.tokenizer)
-        self.generate_s = self.readout_s = 0.0
+        self.generate_s = self.readout_s = self.p_true_s = 0.0
+        if local.p_true:
+            word_tokens(self.tokenizer)  # fails here rather than after the first batch
         self._cache: dict[Any, Any] = {}
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -66,7 +69,7 @@ class VllmBackend:
 
     def report(self) -> dict[str, Any]:
         """Where the time went, in seconds."""
-        return {"generate_s": self.generate_s, "readout_s": self.readout_s}
+        return {"generate_s": self.generate_s, "readout_s": self.readout_s, "p_true_s": self.p_true_s}
 
     def generate(self, jobs: Sequence[Job]) -> list[Generation]:
         """One response for each job."""
@@ -93,16 +96,23 @@ class VllmBackend:
         responses = [list(output.token_ids) for output in outputs]
         readouts = self.read(prompts, responses)
         self.readout_s += time.monotonic() - start - spent
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
+        start = time.monotonic()
+        asked = self.ask([job.example.messages for job in jobs], texts)
+        self.p_true_s += time.monotonic() - start
         return [
             Generation(
-                self.tokenizer.decode(ids, skip_special_tokens=True),
+                text,
                 truncated=output.finish_reason == "length",
                 n_prompt_tokens=len(prompt),
                 n_tokens=len(ids),
                 latency_s=spent / len(jobs),
                 expected=readout,
+                p_true=own,
             )
-            for prompt, ids, output, readout in zip(prompts, responses, outputs, readouts, strict=True)
+            for text, prompt, ids, output, readout, own in zip(
+                texts, prompts, responses, outputs, readouts, asked, strict=True
+            )
         ]
 
     def read(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Readout]:
@@ -127,6 +137,26 @@ class VllmBackend:
                 readouts[i] = Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
             else:
                 readouts[i] = Readout(result.value, result.mass, EXACT)
+        return readouts
+
+    def ask(self, chats: Sequence[Messages], responses: Sequence[str]) -> list[Readout]:
+        """P(True) of each response (text)."""
+        if not self.local.p_true:
+            return [P_TRUE_NOT_ASKED] * len(chats)
+        words = word_tokens(self.tokenizer)
+        room = self.engine.model_config.max_model_len - max(map(len, words))
+        questions = [follow_up(chat, response) for chat, response in zip(chats, responses, strict=True)]
+        prefixes = [None if question is None else encode_chat(self.tokenizer, question) for question in questions]
+        readouts = [Readout(reason=NO_ANSWER if ids is None else TOO_LONG) for ids in prefixes]
+        readable = [i for i, ids in enumerate(prefixes) if ids is not None and len(ids) <= room]
+        wanted = sorted({token for word in words for token in word})
+        values = p_true(
+            lambda sequences: self._next(sequences, wanted),
+            [prefixes[i] or [] for i in readable],
+            tokenizer=self.tokenizer,
+        )
+        for i, value in zip(readable, values, strict=True):
+            readouts[i] = value
         return readouts
 
     def _next(self, sequences: list[list[int]], wanted: list[int]) -> list[dict[int, float]]:

@@ -11,6 +11,7 @@ from caopd_verl.cli import BAD_INPUT, OK, main
 from caopd_verl.data.registry import load_task
 from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
 from caopd_verl.evaluation.expected import VALUES, expected_confidence, string_tokens, value_prefix
+from caopd_verl.evaluation.p_true import NO_ANSWER, QUESTION, TOO_LONG, follow_up, word_tokens
 from caopd_verl.evaluation.records import jobs_of
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.evaluation.sources.local import CachedContinuations, TransformersBackend, encode_chat, load_model
@@ -140,6 +141,44 @@ def test_the_command(tmp_path, capsys):
     again = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert again[:24] == rows and len(again) == 40
     assert "expected" in capsys.readouterr().out
+
+
+def test_p_true_agrees_with_the_words_in_full(backend, questions):
+    example = questions[0]
+    response = f"{example.answer}\nConfidence: 0.62"
+    prefix = encode_chat(backend.tokenizer, follow_up(example.messages, response))
+    shown = backend.tokenizer.decode(prefix)
+    assert QUESTION in shown and "0.62" not in shown  # it is not to read its stated confidence back
+    continuations = word_tokens(backend.tokenizer)
+    width = max(map(len, continuations))
+    ids = torch.tensor([[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in continuations])
+    with torch.inference_mode():
+        logits = backend.model(input_ids=ids, logits_to_keep=width + 1).logits.double().log_softmax(-1)
+    p = [
+        math.exp(sum(float(row[i, t]) for i, t in enumerate(ts))) for row, ts in zip(logits, continuations, strict=True)
+    ]
+    asked = backend.ask(example.messages, response)
+    assert asked.value == pytest.approx(p[0] / sum(p), abs=1e-6) and asked.mass == pytest.approx(sum(p), rel=1e-5)
+    assert backend.ask(example.messages, "Confidence: 0.9").reason == NO_ANSWER
+    assert backend.ask([{"role": "user", "content": "x" * 2000}], response).reason == TOO_LONG
+
+
+def test_p_true_by_the_command(tmp_path, capsys):
+    args = ["eval", "--model", TINY, "--task", "arithmetic", "--limit", "6", "--max-tokens", "24", "--threads", "1"]
+    args += ["--output", str(tmp_path / "o"), "--n-resamples", "20", "--no-progress"]
+    assert main([*args, "--p-true"]) == OK
+    rows = [json.loads(line) for line in (tmp_path / "o" / "rows.jsonl").read_text().splitlines()]
+    assert all(0 <= row["p_true"] <= 1 and 0 < row["p_true_mass"] <= 1 for row in rows)
+    metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert metrics["readouts"]["p_true"]["metrics"]["ece"]["n"] == 6
+    again = ["eval", "--responses", str(tmp_path / "o" / "rows.jsonl"), "--output", str(tmp_path / "again")]
+    assert main([*again, "--n-resamples", "20"]) == OK
+    judged = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert judged["readouts"]["p_true"]["metrics"] == metrics["readouts"]["p_true"]["metrics"]
+    assert main(args) == BAD_INPUT  # the run was begun with it
+    assert "p_true was True, is None" in capsys.readouterr().err
+    assert main([*again, "--p-true"]) == BAD_INPUT
+    assert "--p-true" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_there(tmp_path, capsys):

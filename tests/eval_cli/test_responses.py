@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from caopd_verl.cli import BAD_INPUT, INCOMPLETE, OK, main
 from tests.eval_cli.stub import Stub
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "responses.jsonl"
 FAST = ["--n-resamples", "20", "--n-simulations", "20", "--no-progress"]
 
 
@@ -68,6 +70,16 @@ def test_every_bad_line_is_counted_with_its_reason(tmp_path, capsys):
     assert "is there twice" in failures[6]["error"] and "another question" in failures[7]["error"]
     assert counts["by_response"] == {"complete": 3, "empty": 1}
     assert "10 unusable" in capsys.readouterr().out
+
+
+def test_the_example_file(tmp_path):
+    """The README's first snippet: 42 made-up rows."""
+    assert run(EXAMPLE, tmp_path / "o") == OK
+    metrics = metrics_of(tmp_path / "o")
+    assert (metrics["n_rows"], metrics["n_questions"]) == (42, 14)
+    assert metrics["counts"]["by_confidence"] == {"ok": 40, "missing": 1, "malformed": 1}
+    assert metrics["readouts"]["stated"]["metrics"]["ocg"]["low"] > 0  # overconfident, as it is meant to be
+    assert "self_consistency" in metrics["readouts"]
 
 
 def test_nothing_usable_is_an_error(tmp_path, capsys):
@@ -187,6 +199,7 @@ def test_files_and_endpoints_need_neither_torch_nor_verl_nor_ray(tmp_path):
              str(tmp_path / "b"), *FAST],
             ["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--n-resamples", "9"],
             ["report", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "r.html"), "--n-resamples", "9"],
+            ["plot", str(tmp_path / "a"), "-o", str(tmp_path / "p"), "--formats", "svg"],
         ):  # fmt: skip
             done = subprocess.run([sys.executable, "-c", BLOCK, *args], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr

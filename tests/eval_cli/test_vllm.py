@@ -42,7 +42,7 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
     from caopd_verl.evaluation.sources.local import TransformersBackend, encode_chat
 
     command = [sys.executable, "-m", "caopd_verl.cli", "eval", "--backend", "vllm", "--model", TINY, *ASK]
-    command += ["--max-model-len", "256", "--gpu-memory", "0.1", "-o", str(tmp_path)]
+    command += ["--max-model-len", "512", "--gpu-memory", "0.1", "--p-true", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=500)
     assert done.returncode == OK, done.stderr[-3000:]
     rows = rows_of(tmp_path)
@@ -55,6 +55,8 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
         exact = backend.read(encode_chat(backend.tokenizer, questions[row["id"]].messages), ids)
         assert row["expected_confidence"] == pytest.approx(exact.value, abs=1e-5)
         assert row["expected_mass"] == pytest.approx(exact.mass, abs=1e-5)
+        asked = backend.ask(questions[row["id"]].messages, row["response"])
+        assert row["p_true"] == pytest.approx(asked.value, abs=1e-4)
 
 
 def test_vllms_own_server(tmp_path):

@@ -20,7 +20,8 @@ from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.expected import expected_confidence, value_prefix
 from caopd_verl.evaluation.metrics import FloatArray
-from caopd_verl.evaluation.records import EXACT, Generation, Job, Readout
+from caopd_verl.evaluation.p_true import NO_ANSWER, TOO_LONG, follow_up, p_true, word_tokens
+from caopd_verl.evaluation.records import EXACT, P_TRUE_NOT_ASKED, Generation, Job, Readout
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.types import Messages
 
@@ -48,7 +49,9 @@ class TransformersBackend:
         listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
         self.stop_ids = sorted({self.eot_id, *listed})
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
-        self.generate_s = self.readout_s = 0.0
+        self.generate_s = self.readout_s = self.p_true_s = 0.0
+        if local.p_true:
+            word_tokens(self.tokenizer)  # fails here rather than after the first batch
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """The jobs in their order, `batch_size` at a time."""
@@ -57,7 +60,7 @@ class TransformersBackend:
 
     def report(self) -> dict[str, Any]:
         """Where the time went, in seconds."""
-        return {"generate_s": self.generate_s, "readout_s": self.readout_s}
+        return {"generate_s": self.generate_s, "readout_s": self.readout_s, "p_true_s": self.p_true_s}
 
     @torch.inference_mode()
     def generate(self, jobs: Sequence[Job]) -> list[Generation]:
@@ -68,7 +71,7 @@ class TransformersBackend:
         spent = time.monotonic() - start
         self.generate_s += spent
         out = []
-        for prompt, ids in zip(prompts, responses, strict=True):
+        for job, prompt, ids in zip(jobs, prompts, responses, strict=True):
             ended = bool(ids) and ids[-1] in self.stop_ids
             text = self.tokenizer.decode(
                 ids[:-1] if ended else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -76,6 +79,9 @@ class TransformersBackend:
             begun = time.monotonic()
             expected = self.read(prompt, ids) if self.local.expected else Readout(reason=NOT_ASKED)
             self.readout_s += time.monotonic() - begun
+            begun = time.monotonic()
+            asked = self.ask(job.example.messages, text) if self.local.p_true else P_TRUE_NOT_ASKED
+            self.p_true_s += time.monotonic() - begun
             out.append(
                 Generation(
                     text,
@@ -84,6 +90,7 @@ class TransformersBackend:
                     n_tokens=len(ids),
                     latency_s=spent / len(jobs),
                     expected=expected,
+                    p_true=asked,
                 )
             )
         return out
@@ -104,6 +111,19 @@ class TransformersBackend:
         if result.value is None:
             return Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
         return Readout(result.value, result.mass, EXACT)
+
+    @torch.inference_mode()
+    def ask(self, messages: Messages, response: str) -> Readout:
+        """P(True) of one response."""
+        chat = follow_up(messages, response)
+        if chat is None:
+            return Readout(reason=NO_ANSWER)
+        prefix = encode_chat(self.tokenizer, chat)
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and len(prefix) + max(map(len, word_tokens(self.tokenizer))) > limit:
+            return Readout(reason=TOO_LONG)
+        model = CachedContinuations(self.model, prefix, max_rows=self.local.max_readout_rows)
+        return p_true(model, [prefix], tokenizer=self.tokenizer)[0]
 
     def _sample(self, prompts: Sequence[Sequence[int]], jobs: Sequence[Job]) -> list[list[int]]:
         width = max(len(p) for p in prompts)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import CaopdError, ConfigError, DataError
-from caopd_verl.evaluation.records import Generation, Job, Key, Readout, prompt_hash
+from caopd_verl.evaluation.records import EXACT, Generation, Job, Key, Readout, prompt_hash
 from caopd_verl.types import Example, Messages
 from caopd_verl.verifiers import get_verifier
 
@@ -176,6 +176,8 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
     value, mass = number("expected_confidence"), number("expected_mass")
     kind = row.get("expected_kind")
     usable = value is not None and 0.0 <= value <= 1.0 and isinstance(kind, str)
+    p_true = number("p_true")
+    has_p_true = p_true is not None and 0.0 <= p_true <= 1.0
     return Generation(
         response,
         truncated=row["truncated"] if isinstance(row.get("truncated"), bool) else None,
@@ -184,4 +186,5 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
         latency_s=number("latency_s"),
         attempts=number("attempts"),
         expected=Readout(value, mass, kind) if usable else Readout(reason="the file holds no expected confidences"),
+        p_true=Readout(p_true, number("p_true_mass"), EXACT) if has_p_true else Readout(reason="the file holds none"),
     )
