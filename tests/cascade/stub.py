@@ -13,6 +13,8 @@ import threading
 import time
 from typing import Any
 
+from tests.local_server import LocalServer
+
 REFUSALS = {
     "400": ("400 Bad Request", "", '{"error": {"message": "this prompt is too long"}}'),
     "401": ("401 Unauthorized", "", '{"error": {"message": "wrong key: KEY"}}'),
@@ -27,7 +29,7 @@ REFUSALS = {
 }
 
 
-class Stub:
+class Stub(LocalServer):
     """Use as a context manager; `url` ends in `/v1`.
 
     Args:
@@ -41,42 +43,14 @@ class Stub:
         self, text: str, fault: str | None = None, *, gated: bool = False, interval: float = 0.0, port: int = 0
     ):
         self.text, self.fault, self.gated, self.interval, self.port = text, fault, gated, interval, port
+        self._gate = asyncio.Semaphore(0)
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
         self.left = threading.Event()  # the other side has closed a connection that an answer was due on
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
     def release(self) -> None:
         """Let one more piece of the stream go."""
         self._loop.call_soon_threadsafe(self._gate.release)
-
-    def __enter__(self) -> Stub:
-        ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-
-        def run() -> None:
-            asyncio.set_event_loop(self._loop)
-            self._gate = asyncio.Semaphore(0)
-            server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
-            self.port = server.sockets[0].getsockname()[1]
-            ready.set()
-            self._loop.run_forever()
-            server.close()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
-
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -15,16 +15,17 @@ import hashlib
 import json
 import math
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.local_server import LocalServer
+
 FAULTS = ("429", "429date", "500", "503", "html", "half", "empty", "nochoices", "close", "midclose", "stall")
 
 
-class Stub:
+class Stub(LocalServer):
     """Use as a context manager; `url` ends in `/v1`.
 
     Args:
@@ -53,34 +54,6 @@ class Stub:
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.open_now = self.open_most = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def __enter__(self) -> Stub:
-        ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-
-        def run() -> None:
-            asyncio.set_event_loop(self._loop)
-            server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
-            self.port = server.sockets[0].getsockname()[1]
-            ready.set()
-            self._loop.run_forever()
-            server.close()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
-
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-        assert ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
