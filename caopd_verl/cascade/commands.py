@@ -9,6 +9,7 @@ from typing import Any
 
 from caopd_verl.cascade.settings import DEFAULTS, Goal
 from caopd_verl.errors import ConfigError
+from caopd_verl.evaluation.options import add_settings
 
 Parser = argparse.ArgumentParser
 READOUTS = ("stated", "expected", "self_consistency", "answer_probability")
@@ -48,7 +49,12 @@ class RouteCommand:
             cost.add_argument(f"--cost-{which}", type=float, help="per query")
             cost.add_argument(f"--{which}-price-in", type=float, help="per million prompt tokens")
             cost.add_argument(f"--{which}-price-out", type=float, help="per million response tokens")
-        _add_settings(parser.add_argument_group("split, bootstrap, curve"), DEFAULTS.routing, {"readout": READOUTS})
+        add_settings(
+            parser.add_argument_group("split, bootstrap, curve"),
+            DEFAULTS.routing,
+            choices={"readout": READOUTS},
+            help=" ",
+        )
         parser.set_defaults(run=cls.run)
 
     @staticmethod
@@ -107,7 +113,7 @@ class ProxyCommand:
         parser.add_argument(
             "--threshold", type=float, required=True, help="confidence from which the small model is served, in [0, 1]"
         )
-        _add_settings(parser.add_argument_group("proxy"), DEFAULTS.proxy, {})
+        add_settings(parser.add_argument_group("proxy"), DEFAULTS.proxy, help=" ")
         parser.set_defaults(run=cls.run)
 
     @staticmethod
@@ -143,16 +149,6 @@ def _named(models: list[Any], names: str | None) -> list[Any]:
     if len(given) != len(models) or not all(given):
         raise ConfigError(f"{len(given)} names for {len(models)} small models", where="--names", expected="one each")
     return [replace(model, name=name) for model, name in zip(models, given, strict=True)]
-
-
-def _add_settings(group: Any, defaults: Any, choices: dict[str, Any]) -> None:
-    """An option for each field of a settings class; the blank help makes argparse show the default."""
-    for item in fields(defaults):
-        default, flag = getattr(defaults, item.name), "--" + item.name.replace("_", "-")
-        if isinstance(default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=" ")
-        else:
-            group.add_argument(flag, type=type(default), default=default, choices=choices.get(item.name), help=" ")
 
 
 def _settings(args: argparse.Namespace, defaults: Any) -> Any:

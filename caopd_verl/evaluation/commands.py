@@ -12,6 +12,7 @@ from typing import Any
 from caopd_verl.config import TaskConfig
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.metrics import MISSING
+from caopd_verl.evaluation.options import add_settings, field_type
 from caopd_verl.evaluation.settings import DEFAULTS
 
 Parser = argparse.ArgumentParser
@@ -44,10 +45,10 @@ class EvalCommand:
         task.add_argument("--limit", type=int, help="so many questions, chosen by a hash")
         task.add_argument("--verifier", help="for rows that name none")
         task.add_argument("--task-seed", type=int, default=0, help="of the choice of questions")
-        _add_settings(parser.add_argument_group("sampling (defaults: the paper's protocol)"), DEFAULTS.sampling)
-        _add_settings(parser.add_argument_group("endpoint"), DEFAULTS.endpoint)
+        add_settings(parser.add_argument_group("sampling (defaults: the paper's protocol)"), DEFAULTS.sampling)
+        add_settings(parser.add_argument_group("endpoint"), DEFAULTS.endpoint)
         parser.add_argument("--extra-body", default="{}", help="JSON object merged into each request")
-        _add_settings(parser.add_argument_group("local checkpoint"), DEFAULTS.local)
+        add_settings(parser.add_argument_group("local checkpoint"), DEFAULTS.local)
         _add_summary(parser)
         parser.add_argument("--output", "-o", type=Path, required=True, help="folder of the results")
         parser.add_argument("--name", help="for plots and reports; the model's otherwise")
@@ -212,17 +213,6 @@ class ReportCommand:
         return True
 
 
-def _add_settings(group: Any, defaults: Any) -> None:
-    """An option for each field of a settings class, with its default."""
-    for item in fields(defaults):
-        default = getattr(defaults, item.name)
-        flag = "--" + item.name.replace("_", "-")
-        if isinstance(default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
-        else:
-            group.add_argument(flag, type=_type(item.type), default=default)
-
-
 def _add_summary(parser: Parser) -> None:
     group = parser.add_argument_group("metrics")
     names = {"seed": "bootstrap_seed"}
@@ -230,13 +220,9 @@ def _add_summary(parser: Parser) -> None:
         default = getattr(DEFAULTS.summary, item.name)
         flag = "--" + names.get(item.name, item.name).replace("_", "-")
         choices = MISSING if item.name == "missing" else None
-        group.add_argument(flag, type=_type(item.type), default=default, choices=choices, dest=f"summary_{item.name}")
-
-
-def _type(annotation: Any) -> Any:
-    """float, int or str from a field's annotation (text, as annotations are not evaluated)."""
-    name = str(annotation).split("|")[0].strip()
-    return {"float": float, "int": int, "str": str}[name]
+        group.add_argument(
+            flag, type=field_type(item.type), default=default, choices=choices, dest=f"summary_{item.name}"
+        )
 
 
 def _settings(args: argparse.Namespace, defaults: Any) -> Any:
