@@ -92,7 +92,7 @@ def run_one(recipe: str, command: list[str], folder: Path) -> None:
 
 def write_summary(rows: dict[str, list[dict[str, Any]]], output: Path) -> dict[str, dict[str, Any]]:
     """`summary.json`, the base's own report and the joint reliability diagrams."""
-    from caopd_verl.verl_ext.validation import READOUTS, summarize, write_report
+    from caopd_verl.verl_ext.validation import PLOTTED, READOUTS, summarize, write_report
 
     config = EvaluationConfig()
     summary: dict[str, dict[str, Any]] = {}
@@ -104,7 +104,8 @@ def write_summary(rows: dict[str, list[dict[str, Any]]], output: Path) -> dict[s
     base = output / BASE
     base.mkdir(exist_ok=True)
     write_report(rows[BASE], base, config, step=0, name=BASE)
-    for readout, column in READOUTS.items():
+    for readout in PLOTTED:
+        column = READOUTS[readout]
         if column in rows[BASE][0]:
             compare_reliability(
                 {name: ([r[column] for r in own], [r["correct"] for r in own]) for name, own in rows.items()},

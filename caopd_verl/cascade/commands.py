@@ -12,7 +12,7 @@ from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.options import add_settings
 
 Parser = argparse.ArgumentParser
-READOUTS = ("stated", "expected", "self_consistency", "answer_probability")
+READOUTS = ("stated", "expected", "expected_t1", "p_true", "self_consistency", "answer_probability")
 
 
 class RouteCommand:

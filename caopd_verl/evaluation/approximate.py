@@ -6,8 +6,9 @@ worth what follows on the sampled path (0.7 + the mean of the second decimal aft
 distribution, which carries most of the value, is exact up to the top-k cut. What is no number in [0, 1], what top-k
 leaves out, and the decimals that a sampled `1.00` hides are missing mass; the value is normalised over the rest.
 
-Endpoints report log-probs at temperature 1, which is what is wanted. Exact where the second decimal does not depend on
-the first; how far off it is otherwise is measured in the tests and in the documentation.
+Endpoints are taken to report log-probs at temperature 1 (as OpenAI's and vLLM's do by default); the mean at the
+sampling's temperature and top-p follows from them (`decoding`). Exact where the second decimal does not depend on the
+first; how far off it is otherwise is measured in the tests and in the documentation.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from caopd_verl.core.confidence import parse
+from caopd_verl.evaluation.decoding import Decoding, decoded_weights
 from caopd_verl.evaluation.records import APPROXIMATE, Readout
 
 _NUMBER = re.compile(r"([01]?(?:\.[0-9]*)?)(.*)", re.DOTALL | re.ASCII)
@@ -34,11 +36,12 @@ class TokenStep:
     top: Mapping[str, float]
 
 
-def approximate_expected(text: str, steps: Sequence[TokenStep]) -> Readout:
+def approximate_expected(text: str, steps: Sequence[TokenStep], decoding: Decoding) -> Readout:
     """The readout of one response.
 
     Args:
         text: the response.
+        decoding: how it was sampled.
         steps: its tokens; may have more than the text spells (an end-of-turn token) and may be empty.
     """
     if not steps:
@@ -56,10 +59,12 @@ def approximate_expected(text: str, steps: Sequence[TokenStep]) -> Readout:
     if not any(step.top for step in steps):
         return Readout(reason="the log-probabilities came without alternatives")
     index, before = first
-    value, mass = _along_path(steps, index, before, text[stated.value_start : stated.value_end])
+    path = _path(steps, index, before, text[stated.value_start : stated.value_end])
+    at_one, mass = path.mean(None)
     if mass <= 0.0:
         return Readout(reason="no alternative is a number in [0, 1]")
-    return Readout(min(1.0, max(0.0, value / mass)), min(mass, 1.0), APPROXIMATE)
+    value = at_one if decoding.as_model else path.mean(decoding)[0]
+    return Readout(min(1.0, max(0.0, value)), min(mass, 1.0), APPROXIMATE, value_t1=min(1.0, max(0.0, at_one)))
 
 
 def _token_at(text: str, steps: Sequence[TokenStep], position: int) -> tuple[int, str] | None:
@@ -74,29 +79,58 @@ def _token_at(text: str, steps: Sequence[TokenStep], position: int) -> tuple[int
     return None
 
 
-def _along_path(steps: Sequence[TokenStep], index: int, before: str, number: str) -> tuple[float, float]:
-    """Sum of value x probability, and of probability, over the path and the alternatives that leave it."""
-    path: list[tuple[str, TokenStep]] = []  # what the number's tokens spell before each step, and the step
+@dataclass(frozen=True)
+class _Path:
+    """The sampled number, and its tokens: what they spell before each of them, and the step."""
+
+    number: str
+    tokens: list[tuple[str, TokenStep]]
+
+    def mean(self, decoding: Decoding | None) -> tuple[float, float]:
+        """The mean of the numbers that the path and its alternatives spell, and the probability that they hold.
+
+        With `decoding` None at temperature 1; else every token is drawn among the candidates as decoding does.
+        """
+        value, mass = float(self.number), 1.0  # at the end of the path, then backwards
+        after = self.number
+        for i, (start, step) in reversed(list(enumerate(self.tokens))):
+            values, log_probs = [value], [step.log_prob + _log(mass)]
+            for other, log_prob in step.top.items():
+                if other == step.text:
+                    continue
+                beginning = start + (other.lstrip() if i == 0 else other)
+                worth = _value(
+                    beginning, self.number, ended=start == self.number, like=after, offset=value - (_base(after) or 0.0)
+                )
+                if worth is not None:
+                    values.append(worth)
+                    log_probs.append(log_prob)
+            chances = [math.exp(log_prob) for log_prob in log_probs]
+            mass = sum(chances)
+            if decoding is not None:
+                log_probs[0] = step.log_prob  # whatever follows is one of the candidates again
+                chances = decoded_weights(log_probs, decoding).tolist()
+            total = sum(chances)
+            if total > 0.0:
+                value = sum(c * v for c, v in zip(chances, values, strict=True)) / total
+            after = start
+        return value, mass
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0.0 else -math.inf
+
+
+def _path(steps: Sequence[TokenStep], index: int, before: str, number: str) -> _Path:
+    """The tokens of the number, the first of them the one at `index` without the text `before` the number."""
+    tokens: list[tuple[str, TokenStep]] = []
     spelled = ""
     for i, step in enumerate(steps[index : index + _MAX_TOKENS]):
-        path.append((spelled, step))
+        tokens.append((spelled, step))
         spelled += step.text[len(before) :] if i == 0 else step.text
         if len(spelled) > len(number) or (spelled == number and _decimals(number) >= _PLACES):
             break
-    total, mass = float(number), 1.0  # at the end of the path, then backwards
-    after = number
-    for i, (start, step) in reversed(list(enumerate(path))):
-        offset = total / mass - (_base(after) or 0.0)
-        total, mass = total * math.exp(step.log_prob), mass * math.exp(step.log_prob)
-        for other, log_prob in step.top.items():
-            if other == step.text:
-                continue
-            beginning = start + (other.lstrip() if i == 0 else other)
-            value = _value(beginning, number, ended=start == number, like=after, offset=offset)
-            if value is not None:
-                total, mass = total + math.exp(log_prob) * value, mass + math.exp(log_prob)
-        after = start
-    return total, mass
+    return _Path(number, tokens)
 
 
 def _value(beginning: str, number: str, *, ended: bool, like: str, offset: float) -> float | None:

@@ -105,7 +105,9 @@ class CompareCommand:
         )
         parser.add_argument("results", nargs="+", type=Path, help="folders (or rows.jsonl files): the old one first")
         parser.add_argument(
-            "--readout", default="stated", help="stated, expected, p_true, self_consistency, answer_probability"
+            "--readout",
+            default="stated",
+            help="stated, expected, expected_t1, p_true, self_consistency, answer_probability",
         )
         parser.add_argument("--against", default=None, help="the old result's readout, if another")
         parser.add_argument("--json", type=Path, help="write the comparison there too")

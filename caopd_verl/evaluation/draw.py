@@ -13,6 +13,7 @@ from caopd_verl.evaluation.results import Result
 READOUTS = {
     "stated": "Stated confidence",
     "expected": "Expected confidence",
+    "expected_t1": "Expected confidence at temperature 1",
     "p_true": "P(True)",
     "answer_probability": "Probability of the answer's tokens",
     "self_consistency": "Agreement among the samples",

@@ -3,8 +3,11 @@
 A sampled confidence is one draw; this is the mean of what it is drawn from, given the response so far
 (`Confidence: ` is the end of the prefix). Exact over the 101 strings, for any tokenizer: the strings' token sequences
 form a tree whose inner nodes (16 where digits are tokens of their own) are single-token continuations of one cached
-prefix. The value is normalised over the 101 strings; `mass` says how much probability they held before. With a low mass
-(a model that writes `0.9` or `90%`) the value describes a corner of the distribution: report the mass beside it.
+prefix. `mass` says how much probability the 101 strings hold. With a low mass (a model that writes `0.9` or `90%`) the
+value describes a corner of the distribution: report the mass beside it.
+
+Two means come from one reading: `value` over what decoding draws from (its temperature and top-p, `decoding`), which is
+what the stated number is on average; and `value_t1` over the model's distribution at temperature 1.
 
 It reads the same verbalised distribution, so it is reported beside the stated confidence, never instead of it.
 The model is a callback over token ids, so transformers, vLLM or a table serve alike; no torch here.
@@ -25,6 +28,7 @@ from numpy.typing import NDArray
 
 from caopd_verl.core.confidence import LABEL, SEARCH_CHARS, parse
 from caopd_verl.errors import DataError, TokenizerError
+from caopd_verl.evaluation.decoding import Decoding, decoded_weights
 
 VALUES: tuple[float, ...] = tuple(i / 100 for i in range(101))
 STRINGS: tuple[str, ...] = tuple(f"{i // 100}.{i % 100:02d}" for i in range(101))
@@ -60,11 +64,14 @@ class ValuePrefix:
 class ExpectedConfidence:
     """The result for one prefix.
 
-    `value` is the mean, None where no string has any probability; `mass` the probability of the 101 strings before
-    normalisation, in [0, 1]; `probabilities` that of each string of `STRINGS`, not normalised, float64, shape [101].
+    `value` is the mean at the sampling's temperature and top-p (at temperature 1 where that was greedy), `value_t1` the
+    one at temperature 1, normalised over the 101 strings; both None where no string has any probability. `mass` is the
+    probability of the 101 strings at temperature 1, in [0, 1]; `probabilities` that of each string of `STRINGS` there,
+    not normalised, float64, shape [101].
     """
 
     value: float | None
+    value_t1: float | None
     mass: float
     probabilities: NDArray[np.float64]
 
@@ -98,10 +105,13 @@ def expected_confidence(
     prefix_ids: Sequence[int],
     *,
     tokenizer: TokenizerLike,
+    decoding: Decoding,
     lead: str | None = None,
 ) -> ExpectedConfidence:
     """The expected confidence after one prefix; see `expected_confidences`."""
-    return expected_confidences(next_token_logprobs, [prefix_ids], tokenizer=tokenizer, leads=[lead])[0]
+    return expected_confidences(
+        next_token_logprobs, [prefix_ids], tokenizer=tokenizer, decoding=decoding, leads=[lead]
+    )[0]
 
 
 def expected_confidences(
@@ -109,6 +119,7 @@ def expected_confidences(
     prefixes: Sequence[Sequence[int]],
     *,
     tokenizer: TokenizerLike,
+    decoding: Decoding,
     leads: Sequence[str | None],
     max_sequences: int | None = None,
 ) -> list[ExpectedConfidence]:
@@ -119,6 +130,7 @@ def expected_confidences(
             may split a call into batches as it likes.
         prefixes: prompt and response tokens up to (not including) the number.
         tokenizer: the model's.
+        decoding: how the responses were sampled. The callback's log-probs are at temperature 1 all the same.
         leads: for each prefix, the text between it and the number (`ValuePrefix.lead`); None: one blank where the
             prefix does not end with white space, nothing where it does.
         max_sequences: most sequences in one call, so that [N, V] rows fit into memory; None: a whole level at once.
@@ -148,10 +160,10 @@ def expected_confidences(
             if len(rows) != len(part):
                 raise DataError(f"the model callback gave {len(rows)} rows for {len(part)} sequences")
             for (i, node, children), row in zip(part, rows, strict=True):
-                values = _child_log_probs(row, children)
+                values = child_log_probs(row, children)
                 log_probs[i].update({(*node, c): log_probs[i][node] + v for c, v in zip(children, values, strict=True)})
         depth += 1
-    return [_summary(np.array([lp[s] for s in seqs])) for lp, seqs in zip(log_probs, sequences, strict=True)]
+    return [_summary(lp, seqs, decoding) for lp, seqs in zip(log_probs, sequences, strict=True)]
 
 
 def string_tokens(
@@ -229,7 +241,12 @@ def _level(sequences: list[tuple[int, ...]], depth: int) -> dict[tuple[int, ...]
     return {node: list(tokens) for node, tokens in children.items()}
 
 
-def _child_log_probs(row: Mapping[int, float] | NDArray[Any], children: list[int]) -> list[float]:
+def child_log_probs(row: Mapping[int, float] | NDArray[Any], children: list[int]) -> list[float]:
+    """The log-probs of some tokens in one row of the callback's.
+
+    Raises:
+        DataError: they are no log-probabilities.
+    """
     if isinstance(row, Mapping):
         values = [float(row.get(child, -math.inf)) for child in children]
     else:
@@ -243,11 +260,35 @@ def _child_log_probs(row: Mapping[int, float] | NDArray[Any], children: list[int
     return values
 
 
-def _summary(log_probs: NDArray[np.float64]) -> ExpectedConfidence:
-    probabilities = np.exp(log_probs)
-    mass = float(probabilities.sum())
-    top = float(log_probs.max())
+def _summary(
+    log_probs: dict[tuple[int, ...], float], sequences: list[tuple[int, ...]], decoding: Decoding
+) -> ExpectedConfidence:
+    ends = np.array([log_probs[s] for s in sequences])
+    probabilities = np.exp(ends)
+    top = float(ends.max())
     if top == -math.inf:
-        return ExpectedConfidence(None, 0.0, probabilities)
-    weights = np.exp(log_probs - top)
-    return ExpectedConfidence(float(weights @ np.array(VALUES) / weights.sum()), min(mass, 1.0), probabilities)
+        return ExpectedConfidence(None, None, 0.0, probabilities)
+    weights = np.exp(ends - top)
+    at_one = float(weights @ np.array(VALUES) / weights.sum())
+    value = at_one
+    if not decoding.as_model:
+        drawn = _drawn(log_probs, sequences, decoding)
+        value = sum(drawn.get(s, 0.0) * v for s, v in zip(sequences, VALUES, strict=True))
+    return ExpectedConfidence(value, at_one, min(float(probabilities.sum()), 1.0), probabilities)
+
+
+def _drawn(
+    log_probs: dict[tuple[int, ...], float], sequences: list[tuple[int, ...]], decoding: Decoding
+) -> dict[tuple[int, ...], float]:
+    """With which probability decoding comes to each node of the tree, token by token from the root."""
+    reach: dict[tuple[int, ...], float] = {(): 1.0}
+    depth = 0
+    while level := _level(sequences, depth):
+        for node, children in level.items():
+            if reach.get(node, 0.0) == 0.0:
+                continue
+            below = [(*node, child) for child in children]
+            ways = decoded_weights([log_probs[n] for n in below], decoding)
+            reach.update({n: reach[node] * float(w) for n, w in zip(below, ways, strict=True)})
+        depth += 1
+    return reach

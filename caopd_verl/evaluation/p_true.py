@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from caopd_verl.core.confidence import parse
 from caopd_verl.errors import DataError, TokenizerError
-from caopd_verl.evaluation.expected import NextTokenLogprobs, TokenizerLike, _child_log_probs
+from caopd_verl.evaluation.expected import NextTokenLogprobs, TokenizerLike, child_log_probs
 from caopd_verl.evaluation.records import EXACT, Readout
 from caopd_verl.types import Messages
 
@@ -73,7 +73,7 @@ def p_true(
     for i in range(len(prefixes)):
         at = dict(zip(nodes, rows[i * len(nodes) : (i + 1) * len(nodes)], strict=True))
         true, false = (
-            math.exp(sum(_child_log_probs(at[word[:d]], [token])[0] for d, token in enumerate(word))) for word in words
+            math.exp(sum(child_log_probs(at[word[:d]], [token])[0] for d, token in enumerate(word))) for word in words
         )
         mass = true + false
         readouts.append(

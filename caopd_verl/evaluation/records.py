@@ -9,7 +9,8 @@
 | `correct`, `reason` | the verdict and its reason (`correct`, `wrong`, `no_answer`, `malformed`) |
 | `confidence` | the stated confidence in [0, 1], or null |
 | `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), and the line it was read from |
-| `expected_confidence`, `expected_mass` | mean over the confidence tokens, and the probability it accounts for |
+| `expected_confidence` | mean over the confidence tokens at the sampling's temperature and top-p |
+| `expected_t1_confidence`, `expected_mass` | the same at temperature 1; the probability that both account for |
 | `expected_kind`, `expected_reason` | `exact` or `approximate`; why there is none |
 | `p_true`, `p_true_mass`, `p_true_reason` | P(True), the probability of both words, why there is none (`p_true`) |
 | `answer_probability` | the model's probability of the answer's tokens, where log-probs were given |
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caopd_verl.core.confidence import parse
+from caopd_verl.evaluation.expected import ExpectedConfidence
 from caopd_verl.types import Example, Messages
 from caopd_verl.verifiers import get_verifier
 
@@ -34,12 +36,20 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class Readout:
-    """The expected confidence of one response, or the reason why there is none."""
+    """The expected confidence of one response (`value`: as decoded, `value_t1`), or the reason why there is none."""
 
     value: float | None = None
     mass: float | None = None
     kind: str | None = None
     reason: str | None = None
+    value_t1: float | None = None
+
+
+def exact_readout(found: ExpectedConfidence) -> Readout:
+    """What the tree of the 101 strings gave, as a readout."""
+    if found.value is None:
+        return Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
+    return Readout(found.value, found.mass, EXACT, value_t1=found.value_t1)
 
 
 P_TRUE_NOT_ASKED = Readout(reason="not asked for (--p-true, local checkpoints)")
@@ -102,6 +112,7 @@ def make_row(job: Job, generation: Generation) -> dict[str, Any]:
         "reason": verdict.reason,
         **confidence_fields(text),
         "expected_confidence": generation.expected.value,
+        "expected_t1_confidence": generation.expected.value_t1,
         "expected_mass": generation.expected.mass,
         "expected_kind": generation.expected.kind,
         "expected_reason": generation.expected.reason,

@@ -101,6 +101,7 @@ def _evaluate_endpoint(request: Request) -> dict[str, Any]:
         "task": request.task,
         **_sampling(request.sampling),
         "extra_body": request.extra_body,
+        **_expected(request.endpoint.top_logprobs > 0),
     }
     client = ChatClient(
         request.endpoint_url,
@@ -130,6 +131,7 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
         "task": request.task,
         **_sampling(request.sampling),
         "dtype": request.local.dtype,
+        **_expected(request.local.expected),
         # only where it is on, so that runs that were begun without it go on
         **({"p_true": True} if request.local.p_true else {}),
     }
@@ -149,6 +151,11 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
                         bar.update(row)
             run |= backend.report()
         return _finish(request, store, settings, expected_rows=len(jobs), run=run)
+
+
+def _expected(asked: bool) -> dict[str, Any]:
+    """Which mean `expected_confidence` is, so that no run mixes two kinds."""
+    return {"expected": "as decoded"} if asked else {}
 
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from caopd_verl.config import EvaluationConfig
+from caopd_verl.evaluation.decoding import Decoding
 
 _TRAINING = EvaluationConfig()
 
@@ -21,6 +22,11 @@ class Sampling:
     max_tokens: int = 8192
     samples: int = 1
     seed: int | None = None
+
+    @property
+    def decoding(self) -> Decoding:
+        """What the stated number is drawn from. Raises `ConfigError` for values outside their range."""
+        return Decoding(self.temperature, self.top_p)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """`metrics.json` from the rows of a run: every figure with n and interval, and a count of what became of every row.
 
 The readouts stand side by side: `stated` (the number in the text), `expected` (the mean of the model's distribution
-over the confidence tokens), and, where the rows allow, `p_true`, `self_consistency` and `answer_probability`. Each
-is measured under the missing policy, with the parsed-only figures beside it.
+over the confidence tokens as decoding draws from it), `expected_t1` (the same at temperature 1, where that differs),
+and, where the rows allow, `p_true`, `self_consistency` and `answer_probability`. Each is measured under the missing
+policy, with the parsed-only figures beside it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from caopd_verl.evaluation.store import ROWS, iter_rows, read_failures
 COLUMNS = {
     "stated": "confidence",
     "expected": "expected_confidence",
+    "expected_t1": "expected_t1_confidence",
     "p_true": "p_true",
     "answer_probability": "answer_probability",
 }
@@ -89,8 +91,11 @@ class Columns:
         return Column(self.ids, self.readouts[readout], self.correct)
 
     def present(self) -> dict[str, list[float | None]]:
-        """The readouts of which at least one row has a value; `stated` always."""
-        return {k: v for k, v in self.readouts.items() if k == "stated" or any(x is not None for x in v)}
+        """The readouts of which at least one row has a value; `stated` always, `expected_t1` where it is another."""
+        found = {k: v for k, v in self.readouts.items() if k == "stated" or any(x is not None for x in v)}
+        if found.get("expected_t1") == found.get("expected"):
+            found.pop("expected_t1", None)
+        return found
 
     def _count(self, what: str, name: str) -> None:
         self.counts.setdefault(what, Counter())[name] += 1

@@ -31,6 +31,7 @@ from caopd_verl.core.context import encode_teacher_prompt
 from caopd_verl.core.revise import find_eot_id
 from caopd_verl.core.target import Target, compute_target
 from caopd_verl.errors import TeacherContextError
+from caopd_verl.evaluation.decoding import Decoding
 from caopd_verl.methods import METHODS
 from caopd_verl.methods.base import Setting, TeacherContext
 from caopd_verl.types import RolloutGroup
@@ -256,7 +257,8 @@ class CaopdTrainer(PPOTrainerSync):
         groups = self.rollouts.sample(examples, uids, n=n, sampling=sampling, seed=self._seed("val"))
         rows = validation.rows_of(groups)
         if self.caopd.evaluation.expected:
-            validation.add_expected(rows, groups, self.rollouts)
+            decoding = Decoding(sampling["temperature"], sampling["top_p"])
+            validation.add_expected(rows, groups, self.rollouts, decoding)
         validation.write_rows(rows, self.folder / "validation" / f"step_{self.global_steps:06d}.jsonl")
         self.last_validation = (self.global_steps, rows)
         metrics = validation.flat_metrics(rows, self.caopd.evaluation)

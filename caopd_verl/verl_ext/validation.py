@@ -9,13 +9,15 @@ from typing import Any
 
 from caopd_verl.config import EvaluationConfig
 from caopd_verl.core.confidence import parse
+from caopd_verl.evaluation.decoding import Decoding
 from caopd_verl.evaluation.expected import expected_confidences, string_tokens, value_prefix
 from caopd_verl.evaluation.metrics import calibration_metrics
 from caopd_verl.evaluation.plots import confidence_histogram, reliability_diagram
 from caopd_verl.types import RolloutGroup
 from caopd_verl.verl_ext.rollout import GroupRollouts
 
-READOUTS = {"stated": "confidence", "expected": "expected_confidence"}
+READOUTS = {"stated": "confidence", "expected": "expected_confidence", "expected_t1": "expected_t1_confidence"}
+PLOTTED = ("stated", "expected")
 
 
 def rows_of(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
@@ -45,8 +47,11 @@ def rows_of(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
     return rows
 
 
-def add_expected(rows: list[dict[str, Any]], groups: Sequence[RolloutGroup], rollouts: GroupRollouts) -> None:
-    """Add `expected_confidence` (mean over the strings 0.00 .. 1.00), `expected_mass` and a reason where it is absent.
+def add_expected(
+    rows: list[dict[str, Any]], groups: Sequence[RolloutGroup], rollouts: GroupRollouts, decoding: Decoding
+) -> None:
+    """Add `expected_confidence` (mean over the strings 0.00 .. 1.00 as decoding draws them), `expected_t1_confidence`
+    (at temperature 1), `expected_mass`, and a reason where they are absent.
 
     Exact: single-token continuations of the cached prefix, through the same vLLM servers as the sampling.
     """
@@ -65,12 +70,15 @@ def add_expected(rows: list[dict[str, Any]], groups: Sequence[RolloutGroup], rol
         lambda sequences: rollouts.next_token_log_probs(sequences, token_ids),
         prefixes,
         tokenizer=tokenizer,
+        decoding=decoding,
         leads=leads,
     )
     for row, place in zip(rows, found, strict=True):
-        row.update(expected_confidence=None, expected_mass=None, expected_reason=place.reason)
+        row.update(
+            expected_confidence=None, expected_t1_confidence=None, expected_mass=None, expected_reason=place.reason
+        )
     for i, value in zip(readable, values, strict=True):
-        rows[i].update(expected_confidence=value.value, expected_mass=value.mass)
+        rows[i].update(expected_confidence=value.value, expected_t1_confidence=value.value_t1, expected_mass=value.mass)
 
 
 def summarize(rows: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
@@ -110,7 +118,7 @@ def write_report(
     (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
     correct = [row["correct"] for row in rows]
     groups = [row["id"] for row in rows]
-    for readout in summary:
+    for readout in [name for name in summary if name in PLOTTED]:
         values = [row[READOUTS[readout]] for row in rows]
         if all(value is None for value in values):
             print(f"no {readout} confidence could be read in {len(rows)} responses: no plot for it")

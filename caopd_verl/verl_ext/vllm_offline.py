@@ -14,7 +14,7 @@ from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.expected import expected_confidences, string_tokens, value_prefix
 from caopd_verl.evaluation.p_true import NO_ANSWER, TOO_LONG, follow_up, p_true, word_tokens
-from caopd_verl.evaluation.records import EXACT, P_TRUE_NOT_ASKED, Generation, Job, Readout
+from caopd_verl.evaluation.records import P_TRUE_NOT_ASKED, Generation, Job, Readout, exact_readout
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.types import Messages
 
@@ -129,14 +129,15 @@ class VllmBackend:
             tokens.update(token for string in found for token in string)
         wanted = sorted(tokens)
         values = expected_confidences(
-            lambda sequences: self._next(sequences, wanted), prefixes, tokenizer=self.tokenizer, leads=leads
+            lambda sequences: self._next(sequences, wanted),
+            prefixes,
+            tokenizer=self.tokenizer,
+            decoding=self.sampling.decoding,
+            leads=leads,
         )
         readouts = [Readout(reason=place.reason) for place in places]
         for i, result in zip(readable, values, strict=True):
-            if result.value is None:
-                readouts[i] = Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
-            else:
-                readouts[i] = Readout(result.value, result.mass, EXACT)
+            readouts[i] = exact_readout(result)
         return readouts
 
     def ask(self, chats: Sequence[Messages], responses: Sequence[str]) -> list[Readout]:

@@ -10,6 +10,7 @@ from caopd_verl import assets
 from caopd_verl.cli import BAD_INPUT, OK, main
 from caopd_verl.data.registry import load_task
 from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
+from caopd_verl.evaluation.decoding import Decoding
 from caopd_verl.evaluation.expected import VALUES, expected_confidence, string_tokens, value_prefix
 from caopd_verl.evaluation.p_true import NO_ANSWER, QUESTION, TOO_LONG, follow_up, word_tokens
 from caopd_verl.evaluation.records import jobs_of
@@ -17,6 +18,7 @@ from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.evaluation.sources.local import CachedContinuations, TransformersBackend, encode_chat, load_model
 from tests.smollm2 import smollm2_gguf
 
+AS_MODEL = Decoding(temperature=1.0, top_p=1.0)
 TINY = f"{assets.__path__[0]}/tiny_arith"
 
 
@@ -63,11 +65,10 @@ def check_against_brute_force(model, tokenizer, messages, response):
     prefix = [*prompt, *place.ids]
     with torch.inference_mode():
         cached = CachedContinuations(model, prefix, max_rows=16)
-        fast = expected_confidence(cached, prefix, tokenizer=tokenizer, lead=place.lead)
+        fast = expected_confidence(cached, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead)
         few = CachedContinuations(model, prefix, max_rows=3)
-        assert expected_confidence(few, prefix, tokenizer=tokenizer, lead=place.lead).value == pytest.approx(
-            fast.value, abs=1e-6
-        )
+        fewer = expected_confidence(few, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead)
+        assert fewer.value == pytest.approx(fast.value, abs=1e-6)
     continuations = string_tokens(prefix, tokenizer=tokenizer, lead=place.lead)
     value, mass = brute_force(model, prefix, continuations)
     assert fast.value == pytest.approx(value, abs=1e-6)
@@ -112,9 +113,12 @@ def test_the_approximate_readout_is_near_the_exact_one(backend, questions):
     for job, done in zip(jobs_of(questions, 1), backend.generate(jobs_of(questions, 1)), strict=True):
         ids = backend.tokenizer.encode(done.text, add_special_tokens=False)
         prompt = encode_chat(backend.tokenizer, job.example.messages)
-        readout = approximate_expected(done.text, top_steps(backend.model, backend.tokenizer, prompt, ids, k=20))
+        steps = top_steps(backend.model, backend.tokenizer, prompt, ids, k=20)
+        readout = approximate_expected(done.text, steps, backend.sampling.decoding)
         errors.append(abs(readout.value - done.expected.value))
-        stated_errors.append(abs(float(done.text.split()[-1]) - done.expected.value))
+        errors.append(abs(readout.value_t1 - done.expected.value_t1))
+        stated = float(done.text.split()[-1])
+        stated_errors += [abs(stated - done.expected.value), abs(stated - done.expected.value_t1)]
     assert max(errors) < 0.02
     assert sum(errors) < 0.3 * sum(stated_errors)
 

@@ -54,6 +54,7 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
         ids = backend.tokenizer.encode(row["response"], add_special_tokens=False)
         exact = backend.read(encode_chat(backend.tokenizer, questions[row["id"]].messages), ids)
         assert row["expected_confidence"] == pytest.approx(exact.value, abs=1e-5)
+        assert row["expected_t1_confidence"] == pytest.approx(exact.value_t1, abs=1e-5)
         assert row["expected_mass"] == pytest.approx(exact.mass, abs=1e-5)
         asked = backend.ask(questions[row["id"]].messages, row["response"])
         assert row["p_true"] == pytest.approx(asked.value, abs=1e-4)

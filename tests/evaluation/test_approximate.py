@@ -5,7 +5,9 @@ import math
 import pytest
 
 from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
+from caopd_verl.evaluation.decoding import Decoding
 
+AS_MODEL = Decoding(temperature=1.0, top_p=1.0)
 LN = math.log
 
 
@@ -19,7 +21,7 @@ def fixed(text):
 
 
 def number(text, seq):
-    return approximate_expected(text, steps(*seq))
+    return approximate_expected(text, steps(*seq), AS_MODEL)
 
 
 def test_digits_one_by_one_by_hand():
@@ -75,4 +77,24 @@ def test_absent_with_a_reason(text, seq, reason):
 
 def test_log_probs_without_alternatives_are_no_distribution():
     plain = [TokenStep("Confidence: 0.5", -0.1, {})]
-    assert "without alternatives" in approximate_expected("Confidence: 0.5", plain).reason
+    assert "without alternatives" in approximate_expected("Confidence: 0.5", plain, AS_MODEL).reason
+
+
+def test_as_decoded_by_hand():
+    seq = [
+        fixed("B\nConfidence:"), fixed(" "), ("0", {"0": 0.9, "1": 0.1}), fixed("."),
+        ("6", {"6": 0.5, "8": 0.5}), ("2", {"2": 0.6, "4": 0.3, "7": 0.1}),
+    ]  # fmt: skip
+    result = approximate_expected("B\nConfidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=0.95))
+    # squares, renormalised: 2 or 4 after 0.6 (36 : 9, the 7 is beyond 95 %); 6 or 8; the 1 falls out (1/82 < 5 %)
+    second = (36 * 0.02 + 9 * 0.04) / 45
+    assert result.value == pytest.approx(0.5 * (0.6 + second) + 0.5 * (0.8 + second))
+    plain = 0.6 * 0.02 + 0.3 * 0.04 + 0.1 * 0.07
+    assert result.value_t1 == pytest.approx(0.9 * (0.7 + plain) + 0.1)
+
+
+def test_as_decoded_does_not_depend_on_what_is_no_number():
+    seq = [fixed("Confidence: "), ("0", {"0": 0.6, "high": 0.3}), fixed("."), ("6", {"6": 0.4, "9": 0.2}), fixed("2")]
+    result = approximate_expected("Confidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=1.0))
+    assert result.value == pytest.approx((4 * 0.62 + 0.92) / 5)
+    assert result.mass == pytest.approx(0.6 * 0.6)

@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from caopd_verl.errors import DataError, TokenizerError
+from caopd_verl.errors import ConfigError, DataError, TokenizerError
+from caopd_verl.evaluation.decoding import Decoding, decoded_weights
 from caopd_verl.evaluation.expected import (
     STRINGS,
     VALUES,
@@ -17,6 +18,8 @@ from caopd_verl.evaluation.expected import (
 tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
+AS_MODEL = Decoding(temperature=1.0, top_p=1.0)
+PAPER = Decoding(temperature=0.6, top_p=0.95)
 CORPUS = [
     "<answer>\nB\n</answer>\nConfidence: 0.62",
     "The confidence is high.\nConfidence: 0.85\n",
@@ -135,7 +138,7 @@ def test_the_tree_agrees_with_brute_force_over_all_strings(tokenizer, as_mapping
     prefix = value_prefix(full, tokenizer)
     assert prefix.ids is not None, prefix.reason
     model = TableModel(len(tokenizer), as_mapping)
-    result = expected_confidence(model, prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+    result = expected_confidence(model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead)
     continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
     value, mass = brute_force(model, prefix.ids, continuations)
     assert result.value == pytest.approx(value, abs=1e-9)
@@ -162,7 +165,7 @@ def test_a_model_sure_of_one_string_gives_its_value_and_full_mass(tokenizer):
         def sure(sequences, full=full):
             return [{full[len(ids)]: 0.0} if ids == full[: len(ids)] else {} for ids in sequences]
 
-        result = expected_confidence(sure, prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+        result = expected_confidence(sure, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead)
         assert (result.value, result.mass) == pytest.approx((VALUES[i], 1.0))
 
 
@@ -170,7 +173,7 @@ def test_digits_need_sixteen_nodes_in_five_calls():
     tokenizer = characters()
     model = TableModel(len(tokenizer))
     prefix = tokenizer.encode("46\nConfidence: ", add_special_tokens=False)
-    expected_confidence(model, prefix, tokenizer=tokenizer)
+    expected_confidence(model, prefix, tokenizer=tokenizer, decoding=AS_MODEL)
     # nodes: "", "0", "1", "0.", "1.", "0.0" ... "0.9", "1.0"
     assert len(model.asked) == 16 and model.calls == 4
 
@@ -188,17 +191,22 @@ def test_prefixes_of_a_batch_do_not_mix(tokenizer):
     prefixes = [value_prefix(tokenizer.encode(t, add_special_tokens=False), tokenizer) for t in texts]
     model = TableModel(len(tokenizer))
     together = expected_confidences(
-        model, [p.ids for p in prefixes], tokenizer=tokenizer, leads=[p.lead for p in prefixes]
+        model, [p.ids for p in prefixes], tokenizer=tokenizer, decoding=AS_MODEL, leads=[p.lead for p in prefixes]
     )
     assert model.calls <= 6
     parts = expected_confidences(
-        model, [p.ids for p in prefixes], tokenizer=tokenizer, leads=[p.lead for p in prefixes], max_sequences=4
+        model,
+        [p.ids for p in prefixes],
+        tokenizer=tokenizer,
+        decoding=AS_MODEL,
+        leads=[p.lead for p in prefixes],
+        max_sequences=4,
     )
     assert [(r.value, r.mass) for r in parts] == [(r.value, r.mass) for r in together]
     for prefix, result in zip(prefixes, together, strict=True):
-        alone = expected_confidence(model, prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+        alone = expected_confidence(model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead)
         assert (result.value, result.mass) == (alone.value, alone.mass)
-    assert expected_confidences(model, [], tokenizer=tokenizer, leads=[]) == []
+    assert expected_confidences(model, [], tokenizer=tokenizer, decoding=AS_MODEL, leads=[]) == []
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "<|im_end|>", "<|im_end|>\n"])
@@ -226,10 +234,13 @@ def test_value_prefix_of_a_long_response_and_of_ones_without_a_number(tokenizer)
 def test_no_mass_gives_no_value_and_underflow_still_does():
     tokenizer = characters()
     prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
-    nothing = expected_confidence(lambda seqs: [{} for _ in seqs], prefix, tokenizer=tokenizer)
+    nothing = expected_confidence(lambda seqs: [{} for _ in seqs], prefix, tokenizer=tokenizer, decoding=AS_MODEL)
     assert (nothing.value, nothing.mass) == (None, 0.0)
     tiny = expected_confidence(
-        lambda seqs: [dict.fromkeys(range(len(tokenizer)), -300.0) for _ in seqs], prefix, tokenizer=tokenizer
+        lambda seqs: [dict.fromkeys(range(len(tokenizer)), -300.0) for _ in seqs],
+        prefix,
+        tokenizer=tokenizer,
+        decoding=AS_MODEL,
     )
     assert tiny.mass == 0.0 and tiny.value == pytest.approx(0.5)
 
@@ -239,11 +250,11 @@ def test_bad_callbacks_are_named():
     prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
     for row in (np.zeros(len(tokenizer)), np.full(len(tokenizer), math.nan)):
         with pytest.raises(DataError, match="did not return log-probabilities"):
-            expected_confidence(lambda seqs, row=row: [row] * len(seqs), prefix, tokenizer=tokenizer)
+            expected_confidence(lambda seqs, row=row: [row] * len(seqs), prefix, tokenizer=tokenizer, decoding=AS_MODEL)
     with pytest.raises(DataError, match="gave 0 rows for 1 sequences"):
-        expected_confidence(lambda seqs: [], prefix, tokenizer=tokenizer)
+        expected_confidence(lambda seqs: [], prefix, tokenizer=tokenizer, decoding=AS_MODEL)
     with pytest.raises(DataError, match="1 prefixes but 0 leads"):
-        expected_confidences(lambda seqs: [], [prefix], tokenizer=tokenizer, leads=[])
+        expected_confidences(lambda seqs: [], [prefix], tokenizer=tokenizer, decoding=AS_MODEL, leads=[])
 
 
 def test_a_tokenizer_that_cannot_spell_the_strings_is_an_error():
@@ -266,3 +277,99 @@ def test_the_strings_are_the_rendered_grid():
         assert render(value) == f"{LABEL} {string}" and parse(render(value)).value == value
     for a, b in itertools.pairwise(VALUES):
         assert a < b
+
+
+def drawn_by_hand(model, prefix, continuations, decoding):
+    """Mean by walking all 101 strings: at each token the chance among the tokens that spell one of the strings."""
+    value = 0.0
+    for own, number in zip(continuations, VALUES, strict=True):
+        chance = 1.0
+        for depth, token in enumerate(own):
+            ways = sorted({c[depth] for c in continuations if c[:depth] == own[:depth] and len(c) > depth})
+            p = np.exp(model.row([*prefix, *own[:depth]])[ways]) ** (1 / decoding.temperature)
+            p = dict(zip(ways, p / p.sum(), strict=True))
+            kept, total = set(), 0.0
+            for way in sorted(ways, key=lambda w: -p[w]):
+                kept.add(way)
+                total += p[way]
+                if total >= decoding.top_p:
+                    break
+            chance *= p[token] / total if token in kept else 0.0
+        value += chance * number
+    return value
+
+
+@pytest.mark.parametrize("decoding", [PAPER, Decoding(0.3, 1.0), Decoding(1.0, 0.7)], ids=str)
+def test_the_mean_as_decoded_agrees_with_a_walk_over_all_strings(tokenizer, decoding):
+    full = tokenizer.encode(RESPONSE, add_special_tokens=False)
+    prefix = value_prefix(full, tokenizer)
+    model = TableModel(len(tokenizer))
+    result = expected_confidence(model, prefix.ids, tokenizer=tokenizer, decoding=decoding, lead=prefix.lead)
+    continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
+    assert result.value == pytest.approx(drawn_by_hand(model, prefix.ids, continuations, decoding), abs=1e-9)
+    assert result.value_t1 == pytest.approx(brute_force(model, prefix.ids, continuations)[0], abs=1e-9)
+    assert result.value != pytest.approx(result.value_t1, abs=1e-3)
+
+
+def test_the_mean_as_decoded_is_the_mean_of_what_is_sampled():
+    """Digits one by one, nothing but numbers possible: 20,000 draws by temperature and top-p over the vocabulary."""
+    tokenizer = characters()
+    digits = tokenizer.encode("0123456789", add_special_tokens=False)
+    point = tokenizer.encode(".", add_special_tokens=False)[0]
+    prefix = tokenizer.encode("46\nConfidence: ", add_special_tokens=False)
+    rng = np.random.default_rng(0)
+    rows = {depth: rng.dirichlet(np.full(10, 0.5)) for depth in (2, 3)}
+
+    def row(depth, first):
+        p = np.zeros(len(tokenizer))
+        if depth == 0:
+            p[digits[:2]] = 0.8, 0.2
+        elif depth == 1:
+            p[point] = 1.0
+        elif first == digits[1]:
+            p[digits[0]] = 1.0
+        else:
+            p[digits] = rows[depth]
+        return p
+
+    def model(sequences):
+        with np.errstate(divide="ignore"):
+            return [
+                np.log(row(len(s) - len(prefix), s[len(prefix)] if len(s) > len(prefix) else None)) for s in sequences
+            ]
+
+    result = expected_confidence(model, prefix, tokenizer=tokenizer, decoding=PAPER)
+    values = []
+    for _ in range(20_000):
+        ids: list[int] = []
+        while len(ids) < 4:
+            p = row(len(ids), ids[0] if ids else None) ** (1 / PAPER.temperature)
+            p /= p.sum()
+            order = np.argsort(-p)
+            keep = order[: int(np.searchsorted(np.cumsum(p[order]), PAPER.top_p)) + 1]
+            ids.append(int(rng.choice(keep, p=p[keep] / p[keep].sum())))
+        values.append(float(tokenizer.decode(ids)))
+    error = np.std(values) / math.sqrt(len(values))
+    assert abs(np.mean(values) - result.value) < 4 * error
+    assert abs(np.mean(values) - result.value_t1) > 4 * error
+
+
+def test_greedy_decoding_and_plain_sampling_read_the_model_itself():
+    tokenizer = characters()
+    prefix = tokenizer.encode("46\nConfidence: ", add_special_tokens=False)
+    for decoding in (Decoding(0.0, 0.95), AS_MODEL):
+        result = expected_confidence(TableModel(len(tokenizer)), prefix, tokenizer=tokenizer, decoding=decoding)
+        assert result.value == result.value_t1
+
+
+def test_weights_by_hand_and_bad_settings():
+    log_probs = np.log([0.5, 0.3, 0.2])
+    assert decoded_weights(log_probs, AS_MODEL) == pytest.approx([0.5, 0.3, 0.2])
+    assert decoded_weights(log_probs, Decoding(1.0, 0.8)) == pytest.approx([0.625, 0.375, 0.0])
+    assert decoded_weights(log_probs, Decoding(0.5, 1.0)) == pytest.approx([25 / 38, 9 / 38, 4 / 38])
+    assert decoded_weights(log_probs, Decoding(1.0, 0.1)) == pytest.approx([1.0, 0.0, 0.0])
+    assert decoded_weights([-math.inf, -700.0], PAPER) == pytest.approx([0.0, 1.0])
+    assert decoded_weights([-math.inf, -math.inf], PAPER).tolist() == [0.0, 0.0]
+    for temperature, top_p in ((-0.1, 1.0), (math.nan, 1.0), (1.0, 0.0), (1.0, 1.1)):
+        with pytest.raises(ConfigError, match="temperature"):
+            Decoding(temperature, top_p)

@@ -54,3 +54,10 @@ def test_sdpo_caopd_proper_mends_more(summary):
 @pytest.mark.parametrize("preset", ["sdpo_caopd", "sdpo_caopd_proper"])
 def test_accuracy_is_kept(summary, preset):
     assert summary[preset]["acc"] >= summary["sdpo"]["acc"] - 0.03
+
+
+@pytest.mark.parametrize("preset", ["sdpo_caopd", "sdpo_caopd_proper"])
+def test_the_expected_readout_ranks_and_scores_better_than_the_stated_one(summary, preset):
+    stated, expected = summary[preset], summary[preset]["expected"]
+    assert expected["brier"] < stated["brier"]
+    assert expected["spr"] > stated["spr"]

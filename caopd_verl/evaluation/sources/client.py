@@ -162,7 +162,12 @@ class ChatClient:
             self._idle.append(http)
         if response.status_code == 200:
             try:
-                return parse_completion(response.content, latency_s=time.monotonic() - start, attempts=attempt)
+                return parse_completion(
+                    response.content,
+                    decoding=self.sampling.decoding,
+                    latency_s=time.monotonic() - start,
+                    attempts=attempt,
+                )
             except BadBody as error:
                 raise _Retry(f"200 without a chat completion: {error}") from None
         return await self._refused(response, messages, seed, attempt, asked)

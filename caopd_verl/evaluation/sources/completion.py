@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
+from caopd_verl.evaluation.decoding import Decoding
 from caopd_verl.evaluation.records import Generation
 
 _SHOWN = 120
@@ -16,8 +17,8 @@ class BadBody(Exception):
     """The body is no chat completion."""
 
 
-def parse_completion(data: bytes, *, latency_s: float | None, attempts: int | None) -> Generation:
-    """The first choice of a chat completion.
+def parse_completion(data: bytes, *, decoding: Decoding, latency_s: float | None, attempts: int | None) -> Generation:
+    """The first choice of a chat completion, which was sampled as `decoding` says.
 
     Raises:
         BadBody: no JSON, an error object, or no choices.
@@ -41,7 +42,7 @@ def parse_completion(data: bytes, *, latency_s: float | None, attempts: int | No
         n_tokens=_count(usage.get("completion_tokens")),
         latency_s=latency_s,
         attempts=attempts,
-        expected=approximate_expected(text, steps),
+        expected=approximate_expected(text, steps, decoding),
         token_logprobs=tuple((step.text, step.log_prob) for step in steps) or None,
     )
 

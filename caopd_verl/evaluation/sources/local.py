@@ -21,7 +21,7 @@ from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.expected import expected_confidence, value_prefix
 from caopd_verl.evaluation.metrics import FloatArray
 from caopd_verl.evaluation.p_true import NO_ANSWER, TOO_LONG, follow_up, p_true, word_tokens
-from caopd_verl.evaluation.records import EXACT, P_TRUE_NOT_ASKED, Generation, Job, Readout
+from caopd_verl.evaluation.records import P_TRUE_NOT_ASKED, Generation, Job, Readout, exact_readout
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.types import Messages
 
@@ -106,11 +106,10 @@ class TransformersBackend:
             CachedContinuations(self.model, prefix, max_rows=self.local.max_readout_rows),
             prefix,
             tokenizer=self.tokenizer,
+            decoding=self.sampling.decoding,
             lead=place.lead,
         )
-        if result.value is None:
-            return Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
-        return Readout(result.value, result.mass, EXACT)
+        return exact_readout(result)
 
     @torch.inference_mode()
     def ask(self, messages: Messages, response: str) -> Readout:

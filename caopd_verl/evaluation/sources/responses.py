@@ -173,7 +173,7 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
         value = row.get(key)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
-    value, mass = number("expected_confidence"), number("expected_mass")
+    value, at_one, mass = number("expected_confidence"), number("expected_t1_confidence"), number("expected_mass")
     kind = row.get("expected_kind")
     usable = value is not None and 0.0 <= value <= 1.0 and isinstance(kind, str)
     p_true = number("p_true")
@@ -185,6 +185,8 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
         n_tokens=number("n_tokens"),
         latency_s=number("latency_s"),
         attempts=number("attempts"),
-        expected=Readout(value, mass, kind) if usable else Readout(reason="the file holds no expected confidences"),
+        expected=Readout(value, mass, kind, value_t1=at_one)
+        if usable
+        else Readout(reason="the file holds no expected confidences"),
         p_true=Readout(p_true, number("p_true_mass"), EXACT) if has_p_true else Readout(reason="the file holds none"),
     )
