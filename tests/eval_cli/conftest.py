@@ -3,10 +3,10 @@
 from importlib.util import find_spec
 
 NEEDS = {
-    "test_endpoint.py": ("httpx", "filelock", "tqdm"),
+    "test_endpoint.py": ("aiohttp", "filelock", "tqdm"),
     "test_responses.py": ("filelock", "tqdm"),
     "test_report.py": ("matplotlib", "jinja2", "filelock", "tqdm"),
-    "test_vllm.py": ("torch", "transformers", "vllm", "httpx", "filelock", "tqdm"),
+    "test_vllm.py": ("torch", "transformers", "vllm", "aiohttp", "filelock", "tqdm"),
     "test_local.py": ("torch", "transformers", "filelock", "tqdm"),
 }
 _missing = {file: [m for m in modules if find_spec(m) is None] for file, modules in NEEDS.items()}

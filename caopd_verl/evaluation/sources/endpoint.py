@@ -1,4 +1,8 @@
-"""Ask an endpoint for every row that is missing: bounded concurrency, finished rows on disk as they come."""
+"""Ask an endpoint for every row that is missing: bounded concurrency, finished rows on disk as they come.
+
+A worker asks for its next row when its last one is on disk, so a run that is killed has at most `concurrency` requests
+to repeat, however slow the disk is.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,18 @@ from caopd_verl.evaluation.sources.client import ChatClient, RowError
 from caopd_verl.evaluation.store import RowStore
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row (or, where `good` is false, a failure) to be written; `written` is set when it is on disk."""
+
+    good: bool
+    row: Row
+    written: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Queue = asyncio.Queue[_Item | None]
 
 
 @dataclass
@@ -50,7 +66,7 @@ async def _run(
     run = EndpointRun()
     start = time.monotonic()
     waiting: Iterator[Job] = iter(jobs)
-    queue: asyncio.Queue[tuple[bool, Row] | None] = asyncio.Queue()
+    queue: Queue = asyncio.Queue()
     writer = asyncio.create_task(_write(queue, store))
     try:
         async with client:
@@ -85,7 +101,7 @@ async def _first_error(workers: list[asyncio.Task], writer: asyncio.Task) -> Non
 async def _work(
     waiting: Iterator[Job],
     client: ChatClient,
-    queue: asyncio.Queue[tuple[bool, Row] | None],
+    queue: Queue,
     on_row: Callable[[Row | None], None],
     run: EndpointRun,
 ) -> None:
@@ -97,16 +113,16 @@ async def _work(
         except RowError as error:
             run.failed += 1
             row = {"id": job.example.id, "sample": job.sample, "where": job.example.where, "error": error.reason}
-            queue.put_nowait((False, {**row, "attempts": error.attempts}))
-            on_row(None)
-            continue
-        row = make_row(job, generation)
-        run.finished += 1
-        queue.put_nowait((True, row))
-        on_row(row)
+            item = _Item(False, {**row, "attempts": error.attempts})
+        else:
+            run.finished += 1
+            item = _Item(True, make_row(job, generation))
+        queue.put_nowait(item)
+        on_row(item.row if item.good else None)
+        await item.written.wait()
 
 
-async def _write(queue: asyncio.Queue[tuple[bool, Row] | None], store: RowStore) -> None:
+async def _write(queue: Queue, store: RowStore) -> None:
     """Write whatever is waiting in one go and sync it, in a thread, while requests go on."""
     open_ = True
     while open_:
@@ -115,5 +131,11 @@ async def _write(queue: asyncio.Queue[tuple[bool, Row] | None], store: RowStore)
             items.append(queue.get_nowait())
         open_ = None not in items
         held = [item for item in items if item is not None]
-        await asyncio.to_thread(store.append, [row for good, row in held if good])
-        await asyncio.to_thread(store.append_failures, [row for good, row in held if not good])
+        await asyncio.to_thread(_append, store, held)
+        for item in held:
+            item.written.set()
+
+
+def _append(store: RowStore, items: Sequence[_Item]) -> None:
+    store.append([item.row for item in items if item.good])
+    store.append_failures([item.row for item in items if not item.good])
