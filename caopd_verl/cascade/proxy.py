@@ -20,7 +20,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
-import httpx
+import aiohttp
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -151,7 +151,7 @@ class ChatRouter:
         begun, started = time.perf_counter(), False
         try:
             async with self.large.stream(for_large(body, model=self.large.model), authorization) as response:
-                if stream and response.status_code == 200:
+                if stream and response.status == 200:
                     self.metrics.upstream_seconds.labels("large").observe(time.perf_counter() - begun)
                     started = True
                     await self._pass_on(send, decision, response)
@@ -167,7 +167,7 @@ class ChatRouter:
             decision, reply = _unreachable(decision, error)
         await self._send(send, decision, reply)
 
-    async def _pass_on(self, send: Send, decision: Decision, response: httpx.Response) -> None:
+    async def _pass_on(self, send: Send, decision: Decision, response: aiohttp.ClientResponse) -> None:
         """Every piece as it comes."""
         self.metrics.requests.labels(decision.route, decision.reason, 200).inc()
         await _start(send, 200, [*passed_on(response), *decision.headers()])
@@ -207,6 +207,7 @@ def make_app(small: Upstream, large: Upstream, threshold: float, settings: Proxy
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await asyncio.gather(small.open(), large.open())
         yield
         await asyncio.gather(small.close(), large.close())
 

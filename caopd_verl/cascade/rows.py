@@ -105,7 +105,13 @@ def load_model(folder: str | Path) -> ModelRows:
     columns = Columns.of(noted())
     if not columns.ids:
         raise DataError("there are no evaluated rows", where=str(folder), expected="the folder of a caopd eval run")
-    return ModelRows(_name(folder), folder, columns, gold, {key: np.array(values) for key, values in told.items()})
+    return ModelRows(
+        _name(folder),
+        folder,
+        columns,
+        [gold[i] for i in columns.order],
+        {key: np.array(values)[columns.order] for key, values in told.items()},
+    )
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 
-import httpx
+import aiohttp
 
 PASSED_ON = ("content-type", "retry-after", "x-request-id")
 _PASSED_PREFIX = "x-ratelimit-"
@@ -65,13 +63,21 @@ class Upstream:
         self.url = base_url.rstrip("/") + "/chat/completions"
         self.key = os.environ.get(key_env) or None
         self.total_timeout_s = total_timeout_s
-        self._timeout = httpx.Timeout(read_timeout_s, connect=connect_timeout_s)
-        self._tls = _tls()  # here, not in the first request, which would wait for it
-        self._idle: list[httpx.AsyncClient] = []
-        self._all: set[httpx.AsyncClient] = set()
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """To be called in the event loop that the requests run in."""
+        self._session = aiohttp.ClientSession(
+            timeout=self._timeout,
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            auto_decompress=False,
+            trust_env=True,  # proxies
+        )
 
     async def close(self) -> None:
-        await asyncio.gather(*[http.aclose() for http in self._all])
+        if self._session is not None:
+            await self._session.close()
 
     async def ask(self, body: bytes, authorization: str | None) -> Reply:
         """The whole response, whatever its status.
@@ -88,90 +94,72 @@ class Upstream:
         async with self.stream(body, authorization) as response:
             return await self.whole(response)
 
-    async def whole(self, response: httpx.Response) -> Reply:
+    async def whole(self, response: aiohttp.ClientResponse) -> Reply:
         """What is still to come of `response`.
 
         Raises:
             Unreachable: it breaks off.
         """
         with _translated():
-            content = await response.aread()
-        if response.status_code >= 400 and self.key:
+            content = await response.read()
+        if response.status >= 400 and self.key:
             content = content.replace(self.key.encode(), b"[key]")
-        return Reply(response.status_code, passed_on(response), content)
+        return Reply(response.status, passed_on(response), content)
 
     @asynccontextmanager
-    async def stream(self, body: bytes, authorization: str | None) -> AsyncIterator[httpx.Response]:
+    async def stream(self, body: bytes, authorization: str | None) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response as soon as its headers are here; leaving the context gives up what has not come.
 
         Raises:
             Unreachable: no headers within the time limits.
         """
-        http = self._idle.pop() if self._idle else self._connection()
+        assert self._session is not None, "the upstream is not open"
+        with _translated():
+            response = await self._session.post(
+                self.url, data=body, headers=self._headers(authorization), allow_redirects=False
+            )
         try:
-            with _translated():
-                response = await http.send(self._request(http, body, authorization), stream=True)
-            try:
-                yield response
-            finally:
-                await response.aclose()
+            yield response
         finally:
-            self._idle.append(http)
+            response.release()  # closes the connection where the body has not come to its end
 
-    def _request(self, http: httpx.AsyncClient, body: bytes, authorization: str | None) -> httpx.Request:
+    def _headers(self, authorization: str | None) -> dict[str, str]:
         # Not compressed: chunks are passed on as they come, and a compressor would hold them back.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self.key:
             headers["authorization"] = f"Bearer {self.key}"
         elif authorization:
             headers["authorization"] = authorization
-        return http.build_request("POST", self.url, content=body, headers=headers)
-
-    def _connection(self) -> httpx.AsyncClient:
-        """A client with one connection: a shared pool is searched at every request, and that grows with its size."""
-        http = httpx.AsyncClient(
-            timeout=self._timeout,
-            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE_S),
-            verify=self._tls,
-            follow_redirects=False,
-        )
-        self._all.add(http)
-        return http
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+        return headers
 
 
 class _translated:
-    """httpx's errors as `Unreachable`."""
+    """aiohttp's errors as `Unreachable`."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, asyncio.TimeoutError):
             raise Unreachable("timeout", f"no answer in time ({type(error).__name__})") from None
-        if isinstance(error, httpx.RequestError):
+        if isinstance(error, aiohttp.ClientError):
             raise Unreachable("connection", f"the connection failed ({type(error).__name__})") from None
 
 
-def passed_on(response: httpx.Response) -> list[tuple[str, str]]:
+def passed_on(response: aiohttp.ClientResponse) -> list[tuple[str, str]]:
     """The headers that the client gets too."""
-    return [(k, v) for k, v in response.headers.items() if k in PASSED_ON or k.startswith(_PASSED_PREFIX)]
+    named = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.raw_headers]
+    return [(name, value) for name, value in named if name in PASSED_ON or name.startswith(_PASSED_PREFIX)]
 
 
-async def chunks(response: httpx.Response) -> AsyncIterator[bytes]:
+async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The pieces of a body as they arrive.
 
     Raises:
         Unreachable: it breaks off.
     """
-    pieces = response.aiter_raw()
     while True:
         with _translated():
-            try:
-                piece = await anext(pieces)
-            except StopAsyncIteration:
-                return
+            piece = await response.content.readany()
+        if not piece:
+            return
         yield piece

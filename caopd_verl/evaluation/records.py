@@ -68,6 +68,7 @@ class Generation:
     expected: Readout = Readout(reason="the responses came without log-probabilities")
     p_true: Readout = P_TRUE_NOT_ASKED
     token_logprobs: tuple[tuple[str, float], ...] | None = None  # text and log-probability of each token
+    known_answer: tuple[str, float] | None = None  # of an earlier judgement: an answer and its tokens' probability
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def make_row(job: Job, generation: Generation) -> dict[str, Any]:
     """Judge and parse a response; never raises on a response, however odd."""
     example, text = job.example, _storable(generation.text)
     verdict = get_verifier(example.verifier)(text, example.answer)
+    earlier = generation.known_answer
+    known = earlier[1] if earlier is not None and earlier[0] == verdict.answer else None
     return {
         "id": example.id,
         "sample": job.sample,
@@ -119,7 +122,9 @@ def make_row(job: Job, generation: Generation) -> dict[str, Any]:
         "p_true": generation.p_true.value,
         "p_true_mass": generation.p_true.mass,
         "p_true_reason": generation.p_true.reason,
-        "answer_probability": answer_probability(text, verdict.answer, generation.token_logprobs),
+        "answer_probability": known
+        if known is not None
+        else answer_probability(text, verdict.answer, generation.token_logprobs),
         "truncated": generation.truncated,
         "n_prompt_tokens": generation.n_prompt_tokens,
         "n_tokens": generation.n_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -112,9 +113,11 @@ def _evaluate_endpoint(request: Request) -> dict[str, Any]:
     )
     with RowStore(request.output, settings, fresh=request.fresh) as store:
         jobs, left = _jobs(request, store)
-        with Progress(len(jobs), len(jobs) - len(left), request.progress) as bar:
-            run = run_endpoint(left, store, client, on_row=bar.update)
-        return _finish(request, store, settings, expected_rows=len(jobs), run=asdict(run))
+        run = _last_run(store.folder)
+        if left:
+            with Progress(len(jobs), len(jobs) - len(left), request.progress) as bar:
+                run = asdict(run_endpoint(left, store, client, on_row=bar.update))
+        return _finish(request, store, settings, expected_rows=len(jobs), run=run)
 
 
 def _evaluate_local(request: Request) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
     }
     with RowStore(request.output, settings, fresh=request.fresh) as store:
         jobs, left = _jobs(request, store)
-        run: dict[str, Any] = {"asked": len(left)}
+        run = _last_run(store.folder)
         if left:
             backend = BACKENDS[request.backend]()(request.model, sampling=request.sampling, local=request.local)
             with Progress(len(jobs), len(jobs) - len(left), request.progress) as bar:
@@ -149,7 +152,7 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
                     store.append(rows)
                     for row in rows:
                         bar.update(row)
-            run |= backend.report()
+            run = {"asked": len(left), **backend.report()}
         return _finish(request, store, settings, expected_rows=len(jobs), run=run)
 
 
@@ -182,6 +185,12 @@ def _jobs(request: Request, store: RowStore) -> tuple[list[Job], list[Job]]:
                 fix="choose another --output, or start over with --fresh",
             )
     return jobs, left
+
+
+def _last_run(folder: Path) -> dict[str, Any] | None:
+    """What the last run that asked for anything did; None where there was none."""
+    path = folder / METRICS
+    return json.loads(path.read_text(encoding="utf-8")).get("last_run") if path.exists() else None
 
 
 def _finish(

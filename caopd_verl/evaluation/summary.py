@@ -37,7 +37,11 @@ COLUMNS = {
 
 @dataclass
 class Columns:
-    """What the metrics need of the rows, one entry a row; the texts are not kept."""
+    """What the metrics need of the rows, one entry a row; the texts are not kept.
+
+    Rows are in the order of their keys (`order`: their places in the file), so that no figure, resampled ones included,
+    depends on the order in which answers came.
+    """
 
     ids: list[str] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
@@ -48,6 +52,7 @@ class Columns:
     reference: list[tuple[float, str]] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     tokens: dict[str, list[float]] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> Columns:
@@ -55,6 +60,7 @@ class Columns:
         columns = cls()
         for row in rows:
             columns.add(row)
+        columns._sort()
         consistency = self_consistency(columns.ids, columns.answers)
         if any(value is not None for value in consistency):
             columns.readouts["self_consistency"] = consistency
@@ -83,6 +89,12 @@ class Columns:
         for key in ("n_prompt_tokens", "n_tokens", "latency_s"):
             if row.get(key) is not None:
                 self.tokens.setdefault(key, []).append(float(row[key]))
+
+    def _sort(self) -> None:
+        self.order = sorted(range(len(self.ids)), key=lambda i: (self.ids[i], self.samples[i]))
+        lists: list[list] = [self.ids, self.samples, self.sources, self.correct, self.answers, self.reference]
+        for values in [*lists, *self.readouts.values()]:
+            values[:] = [values[i] for i in self.order]
 
     def column(self, readout: str) -> Column:
         """One readout for `compare.compare`."""

@@ -41,10 +41,10 @@ def test_rows_are_aligned_by_question_and_the_large_models_samples_averaged(tmp_
     assert result.questions == ["a", "b"]
     assert result.left_out == {"s": 1, "l": 1}
     (queries,) = result.queries.values()
-    assert queries.question.tolist() == [1, 0, 1]
-    assert queries.score.tolist() == [0.9, -math.inf, 0.3]
-    assert queries.small_correct.tolist() == [1, 0, 0]
-    assert queries.large_correct.tolist() == [0.5, 1, 0.5]
+    assert queries.question.tolist() == [0, 1, 1]  # by question and sample, whatever the files' order is
+    assert queries.score.tolist() == [-math.inf, 0.9, 0.3]
+    assert queries.small_correct.tolist() == [0, 1, 0]
+    assert queries.large_correct.tolist() == [1, 0.5, 0.5]
     assert result.no_latency == {"s": "3 of the 3 rows of s have no latency_s"}
 
 

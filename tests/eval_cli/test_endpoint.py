@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -50,6 +51,39 @@ def test_rows_and_metrics(tmp_path, capsys):
     assert usage["prompt_tokens"] == 24 * 40
     assert usage["cost_usd"] == pytest.approx((24 * 40 + 2 * usage["response_tokens"]) / 1e6)
     assert "24 rows: 24 finished" in capsys.readouterr().out
+
+
+def test_no_figure_depends_on_the_order_in_which_answers_came(tmp_path):
+    with Stub() as stub:
+        args = arguments(stub, tmp_path / "o", "--samples", "2", limit=30)
+        assert main(args) == OK
+        first, asked = metrics_of(tmp_path / "o"), sum(stub.asked.values())
+        rows = rows_of(tmp_path / "o")
+        random.Random(0).shuffle(rows)
+        (tmp_path / "o" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert main(args) == OK
+        assert sum(stub.asked.values()) == asked == 60
+    assert metrics_of(tmp_path / "o")["readouts"] == first["readouts"]
+    assert metrics_of(tmp_path / "o")["posthoc"] == first["posthoc"]
+
+
+def test_a_run_with_nothing_left_keeps_what_the_last_one_did(tmp_path):
+    with Stub(["500"]) as stub:
+        for _ in range(2):
+            assert main(arguments(stub, tmp_path / "o", limit=3)) == OK
+            last = metrics_of(tmp_path / "o")["last_run"]
+            assert last["asked"] == 3 and sum(last["retries"].values()) == 3
+        assert sum(stub.asked.values()) == 6
+
+
+def test_judging_the_rows_again_keeps_the_answers_probabilities(tmp_path):
+    with Stub() as stub:
+        assert main(arguments(stub, tmp_path / "o", limit=6)) == OK
+    again = ["eval", "--responses", str(tmp_path / "o" / "rows.jsonl"), "--output", str(tmp_path / "again")]
+    assert main([*again, "--n-resamples", "20", "--no-progress"]) == OK
+    kept = {row["id"]: row["answer_probability"] for row in rows_of(tmp_path / "o")}
+    assert all(p is not None for p in kept.values())
+    assert {row["id"]: row["answer_probability"] for row in rows_of(tmp_path / "again")} == kept
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -158,7 +158,7 @@ def test_bad_options_say_where(tmp_path, args, capsys):
 
 def test_compare_and_readouts(tmp_path, capsys):
     for name, wrong in (("a", 3), ("b", 2)):
-        rows = [answer(id=i, letter="C" if i % wrong == 0 else "B", confidence="0.9") for i in range(60)]
+        rows = [answer(id=i, letter="C" if i % wrong == 0 else "B", confidence="0.9") for i in range(240)]
         assert run(write(tmp_path / f"{name}.jsonl", rows), tmp_path / name, "--verifier", "multiple_choice") == OK
     capsys.readouterr()
     args = [

@@ -178,6 +178,9 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
     usable = value is not None and 0.0 <= value <= 1.0 and isinstance(kind, str)
     p_true = number("p_true")
     has_p_true = p_true is not None and 0.0 <= p_true <= 1.0
+    own, probability = row.get("answer"), number("answer_probability")
+    ours = "gold" in row  # elsewhere `answer` is the right one, not the model's
+    has_answer = ours and isinstance(own, str) and probability is not None and 0.0 <= probability <= 1.0
     return Generation(
         response,
         truncated=row["truncated"] if isinstance(row.get("truncated"), bool) else None,
@@ -189,4 +192,5 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
         if usable
         else Readout(reason="the file holds no expected confidences"),
         p_true=Readout(p_true, number("p_true_mass"), EXACT) if has_p_true else Readout(reason="the file holds none"),
+        known_answer=(str(own), probability) if has_answer else None,
     )
