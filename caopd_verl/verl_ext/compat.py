@@ -62,6 +62,9 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
         "vLLMHttpServer": "base of the server with generate_groups",
         "vLLMReplica": "launches it",
     },
+    "verl.workers.rollout.vllm_rollout.utils": {
+        "vLLMColocateWorkerExtension._get_zmq_handle": "reads VERL_RAY_JOB_ID, which we make unique among runs",
+    },
     "verl.plugin.platform": {"PlatformRegistry": "the cpu platform", "PlatformBase": "its base class"},
     "verl.utils.tensordict_utils": {"assign_non_tensor": "scalars beside tensors", "get_non_tensor_data": "same"},
     "transfer_queue": {"kv_batch_put": "rows to the workers", "kv_clear": "and away", "KVBatchMeta": "their handle"},

@@ -7,6 +7,7 @@ engine, its settings and the weight sync are verl's own.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -27,8 +28,20 @@ class Sample:
     truncated: bool
 
 
+def run_id() -> str:
+    """What tells this run from others on the machine: the port of its Ray cluster, and its job there."""
+    context = ray.get_runtime_context()
+    return f"{context.gcs_address.rpartition(':')[2]}-{context.get_job_id()}"
+
+
 class GroupServer(vLLMHttpServer):
     """vLLM server actor with `generate_groups` and `next_token_log_probs`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # verl names the weight-sync socket after Ray's job id, which is the same in every local cluster: two runs on
+        # one machine would take each other's. The engine's process inherits this; the sender is named in CaopdWorker.
+        os.environ["VERL_RAY_JOB_ID"] = run_id()
 
     async def generate_groups(
         self, prompts: list[list[int]], sampling: dict[str, Any], n: int, seeds: list[int] | None

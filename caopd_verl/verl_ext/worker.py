@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any, cast
 
+import ray
 import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
@@ -20,9 +21,10 @@ from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from caopd_verl.config import CaopdConfig
 from caopd_verl.core.ema import ema_update
-from caopd_verl.errors import ConfigError
+from caopd_verl.errors import ConfigError, IncompatibleVersionError
 from caopd_verl.verl_ext import engine  # noqa: F401  (registers the engine)
 from caopd_verl.verl_ext.loss import CaopdLoss
+from caopd_verl.verl_ext.rollout_server import run_id
 
 
 class StudentWorker(TrainingWorker):
@@ -58,6 +60,13 @@ class CaopdWorker(ActorRolloutRefWorker):
             # verl asks for "cpu:gloo,cpu:gloo", which torch refuses; it skips a group that exists already
             initialize_global_process_group_ray(backend="gloo")
         super().init_model()
+        job = f"-{ray.get_runtime_context().get_job_id()}-"
+        if job not in self.rollout.zmq_handle:
+            raise IncompatibleVersionError(
+                f"the weight-sync socket {self.rollout.zmq_handle} is not named after Ray's job",
+                expected="verl 0.9.1's name, which GroupServer makes unique",
+            )
+        self.rollout.zmq_handle = self.rollout.zmq_handle.replace(job, f"-{run_id()}-")
         self.actor.teacher = self.ref
         self.actor.ema_rate = self.caopd.teacher.ema_rate
         self.ref.engine.module.eval()
