@@ -3,8 +3,8 @@
 A sampled confidence is one draw; this is the mean of what it is drawn from, given the response so far
 (`Confidence: ` is the end of the prefix). Exact over the 101 strings, for any tokenizer: the strings' token sequences
 form a tree whose inner nodes (16 where digits are tokens of their own) are single-token continuations of one cached
-prefix. `mass` says how much probability the 101 strings hold. With a low mass (a model that writes `0.9` or `90%`) the
-value describes a corner of the distribution: report the mass beside it.
+prefix, all asked for in one call. `mass` says how much probability the 101 strings hold. With a low mass (a model that
+writes `0.9` or `90%`) the value describes a corner of the distribution: report the mass beside it.
 
 Two means come from one reading: `value` over what decoding draws from (its temperature and top-p, `decoding`), which is
 what the stated number is on average; and `value_t1` over the model's distribution at temperature 1.
@@ -123,7 +123,7 @@ def expected_confidences(
     leads: Sequence[str | None],
     max_sequences: int | None = None,
 ) -> list[ExpectedConfidence]:
-    """The expected confidence after each prefix, level by level of the trees: at most about five calls of the model.
+    """The expected confidence after each prefix, all nodes of all trees in one call of the model.
 
     Args:
         next_token_logprobs: called with full sequences (prefix plus continuation), those of one prefix side by side. It
@@ -133,7 +133,7 @@ def expected_confidences(
         decoding: how the responses were sampled. The callback's log-probs are at temperature 1 all the same.
         leads: for each prefix, the text between it and the number (`ValuePrefix.lead`); None: one blank where the
             prefix does not end with white space, nothing where it does.
-        max_sequences: most sequences in one call, so that [N, V] rows fit into memory; None: a whole level at once.
+        max_sequences: most sequences in one call, so that [N, V] rows fit into memory; None: all at once.
 
     Raises:
         TokenizerError: the tokenizer can't continue a prefix with one of the strings.
@@ -146,24 +146,19 @@ def expected_confidences(
         string_tokens(prefix, tokenizer=tokenizer, lead=lead, cache=cache)
         for prefix, lead in zip(prefixes, leads, strict=True)
     ]
+    trees = [_tree(own) for own in sequences]
+    nodes = [(i, node, children) for i, tree in enumerate(trees) for node, children in tree.items()]
     log_probs: list[dict[tuple[int, ...], float]] = [{(): 0.0} for _ in prefixes]
-    depth = 0
-    while True:
-        nodes = [  # inner nodes of this depth, each with the tokens that continue it
-            (i, node, children) for i, seqs in enumerate(sequences) for node, children in _level(seqs, depth).items()
-        ]
-        if not nodes:
-            break
-        for start in range(0, len(nodes), max_sequences or len(nodes)):
-            part = nodes[start : start + (max_sequences or len(nodes))]
-            rows = next_token_logprobs([[*prefixes[i], *node] for i, node, _ in part])
-            if len(rows) != len(part):
-                raise DataError(f"the model callback gave {len(rows)} rows for {len(part)} sequences")
-            for (i, node, children), row in zip(part, rows, strict=True):
-                values = child_log_probs(row, children)
-                log_probs[i].update({(*node, c): log_probs[i][node] + v for c, v in zip(children, values, strict=True)})
-        depth += 1
-    return [_summary(lp, seqs, decoding) for lp, seqs in zip(log_probs, sequences, strict=True)]
+    size = max_sequences or max(1, len(nodes))
+    for start in range(0, len(nodes), size):
+        part = nodes[start : start + size]
+        rows = next_token_logprobs([[*prefixes[i], *node] for i, node, _ in part])
+        if len(rows) != len(part):
+            raise DataError(f"the model callback gave {len(rows)} rows for {len(part)} sequences")
+        for (i, node, children), row in zip(part, rows, strict=True):
+            values, reached = child_log_probs(row, children), log_probs[i][node]  # a node comes before its children
+            log_probs[i].update({(*node, c): reached + v for c, v in zip(children, values, strict=True)})
+    return [_summary(lp, own, tree, decoding) for lp, own, tree in zip(log_probs, sequences, trees, strict=True)]
 
 
 def string_tokens(
@@ -233,12 +228,13 @@ def _tokens_before(ids: list[int], position: int, tokenizer: TokenizerLike) -> i
     return low
 
 
-def _level(sequences: list[tuple[int, ...]], depth: int) -> dict[tuple[int, ...], list[int]]:
+def _tree(sequences: list[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
+    """The inner nodes of the sequences' tree, shortest first, each with the tokens that continue it."""
     children: dict[tuple[int, ...], dict[int, None]] = {}
     for sequence in sequences:
-        if len(sequence) > depth:
-            children.setdefault(sequence[:depth], {})[sequence[depth]] = None
-    return {node: list(tokens) for node, tokens in children.items()}
+        for depth, token in enumerate(sequence):
+            children.setdefault(sequence[:depth], {})[token] = None
+    return {node: list(children[node]) for node in sorted(children, key=len)}
 
 
 def child_log_probs(row: Mapping[int, float] | NDArray[Any], children: list[int]) -> list[float]:
@@ -261,7 +257,10 @@ def child_log_probs(row: Mapping[int, float] | NDArray[Any], children: list[int]
 
 
 def _summary(
-    log_probs: dict[tuple[int, ...], float], sequences: list[tuple[int, ...]], decoding: Decoding
+    log_probs: dict[tuple[int, ...], float],
+    sequences: list[tuple[int, ...]],
+    tree: dict[tuple[int, ...], list[int]],
+    decoding: Decoding,
 ) -> ExpectedConfidence:
     ends = np.array([log_probs[s] for s in sequences])
     probabilities = np.exp(ends)
@@ -272,23 +271,20 @@ def _summary(
     at_one = float(weights @ np.array(VALUES) / weights.sum())
     value = at_one
     if not decoding.as_model:
-        drawn = _drawn(log_probs, sequences, decoding)
+        drawn = _drawn(log_probs, tree, decoding)
         value = sum(drawn.get(s, 0.0) * v for s, v in zip(sequences, VALUES, strict=True))
     return ExpectedConfidence(value, at_one, min(float(probabilities.sum()), 1.0), probabilities)
 
 
 def _drawn(
-    log_probs: dict[tuple[int, ...], float], sequences: list[tuple[int, ...]], decoding: Decoding
+    log_probs: dict[tuple[int, ...], float], tree: dict[tuple[int, ...], list[int]], decoding: Decoding
 ) -> dict[tuple[int, ...], float]:
     """With which probability decoding comes to each node of the tree, token by token from the root."""
     reach: dict[tuple[int, ...], float] = {(): 1.0}
-    depth = 0
-    while level := _level(sequences, depth):
-        for node, children in level.items():
-            if reach.get(node, 0.0) == 0.0:
-                continue
-            below = [(*node, child) for child in children]
-            ways = decoded_weights([log_probs[n] for n in below], decoding)
-            reach.update({n: reach[node] * float(w) for n, w in zip(below, ways, strict=True)})
-        depth += 1
+    for node, children in tree.items():
+        if reach.get(node, 0.0) == 0.0:
+            continue
+        below = [(*node, child) for child in children]
+        ways = decoded_weights([log_probs[n] for n in below], decoding)
+        reach.update({n: reach[node] * float(w) for n, w in zip(below, ways, strict=True)})
     return reach

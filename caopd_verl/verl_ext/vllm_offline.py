@@ -19,6 +19,9 @@ from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.types import Messages
 
 NOT_ASKED = "the expected readout was switched off (--no-expected)"
+# Only whole blocks are cached, and each of the readout's 16 continuations runs the rest of the prefix again. vLLM's own
+# size is 16 on GPUs and 128 on CPU, where 16 cut the readout's time to a quarter and generation took no longer.
+CPU_BLOCK = 16
 BATCHES = 32  # a vLLM batch is so many times `batch_size`: vLLM schedules by itself, rows are saved after each
 
 
@@ -35,9 +38,12 @@ class VllmBackend:
 
     def __init__(self, model: str, *, sampling: Sampling, local: Local):
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         self.sampling, self.local = sampling, local
         options: dict[str, Any] = {} if local.max_model_len is None else {"max_model_len": local.max_model_len}
+        if current_platform.is_cpu():
+            options["block_size"] = CPU_BLOCK
         try:
             self.engine = LLM(
                 model=model,
