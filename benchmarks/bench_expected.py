@@ -2,15 +2,17 @@
 
     python benchmarks/bench_expected.py outputs/smollm2 [--responses 32] [--tokens 500]
 
-The model answers questions of the arithmetic task with exactly `--tokens` tokens (end of turn ignored), as a reasoning
-model would; a confidence line is put behind each response, and its number is read in full. Rounds of generation and
-readout alternate; printed are the medians, their ratio, and the number of continuations a response.
+The model answers questions of the arithmetic task with about `--tokens` tokens (end of turn ignored; 16 fewer to 15
+more, as how much of a prefix is cached depends on where it ends), as a reasoning model would; a confidence line is put
+behind each response, and its number is read in full. Rounds of generation and readout alternate; printed are the
+medians, their ratio, and the number of continuations a response.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from pathlib import Path
@@ -35,6 +37,7 @@ def main() -> None:
     from vllm.inputs import TokensPrompt
 
     tail = backend.tokenizer.encode("\nConfidence: 0.80", add_special_tokens=False)
+    rng = random.Random(0)
     questions = generate(n=args.responses * (args.rounds + 1), seed=0, split="test")
     seconds: dict[str, list[float]] = {"generation": [], "readout": []}
     continuations: list[int] = []
@@ -48,10 +51,13 @@ def main() -> None:
     for index in range(args.rounds + 1):
         part = questions[index * args.responses : (index + 1) * args.responses]
         prompts = [encode_chat(backend.tokenizer, example.messages) for example in part]
-        params = SamplingParams(
-            temperature=0.6, top_p=0.95, max_tokens=args.tokens, min_tokens=args.tokens, ignore_eos=True, seed=index,
-            detokenize=False,
-        )  # fmt: skip
+        lengths = [args.tokens - 16 + rng.randrange(32) for _ in prompts]
+        params = [
+            SamplingParams(
+                temperature=0.6, top_p=0.95, max_tokens=n, min_tokens=n, ignore_eos=True, seed=index, detokenize=False
+            )
+            for n in lengths
+        ]
         start = time.perf_counter()
         outputs = backend.engine.generate([TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False)
         generated = time.perf_counter()

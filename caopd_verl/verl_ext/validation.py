@@ -18,6 +18,7 @@ from caopd_verl.verl_ext.rollout import GroupRollouts
 
 READOUTS = {"stated": "confidence", "expected": "expected_confidence", "expected_t1": "expected_t1_confidence"}
 PLOTTED = ("stated", "expected")
+READ_AT_ONCE = 4096  # sequences of one readout call, each as long as its response: they travel through Ray
 
 
 def rows_of(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
@@ -72,6 +73,7 @@ def add_expected(
         tokenizer=tokenizer,
         decoding=decoding,
         leads=leads,
+        max_sequences=READ_AT_ONCE,
     )
     for row, place in zip(rows, found, strict=True):
         row.update(
