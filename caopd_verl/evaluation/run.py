@@ -150,8 +150,7 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
                         for job, generation in zip(batch, backend.generate(batch), strict=True)
                     ]
                     store.append(rows)
-                    for row in rows:
-                        bar.update(row)
+                    bar.update(*rows)
             run = {"asked": len(left), **backend.report()}
         return _finish(request, store, settings, expected_rows=len(jobs), run=run)
 
@@ -251,13 +250,14 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, row: dict[str, Any] | None) -> None:
-        """One more row; None where it failed."""
-        if row is None:
-            self.failed += 1
-        else:
-            self.finished += 1
-            self.correct += bool(row["correct"])
+    def update(self, *rows: dict[str, Any] | None) -> None:
+        """More rows; None where one failed. Those of a batch in one call, or the time left is the batch's for each."""
+        for row in rows:
+            if row is None:
+                self.failed += 1
+            else:
+                self.finished += 1
+                self.correct += bool(row["correct"])
         note = f"acc {self.correct / self.finished:.2f}" if self.finished else ""
         self._bar.set_postfix_str(note + (f", {self.failed} failed" if self.failed else ""), refresh=False)
-        self._bar.update(1)
+        self._bar.update(len(rows))
