@@ -1,0 +1,17 @@
+"""Two runs on one machine: verl names weight-sync sockets after Ray's job id, which is 01000000 in every new cluster.
+
+That sender and receiver of one run agree on the name is what every test in tests/stack shows: a sync would hang.
+"""
+
+from types import SimpleNamespace
+
+from caopd_verl.verl_ext import rollout_server
+
+
+def test_runs_in_clusters_of_their_own_have_ids_of_their_own(monkeypatch):
+    ids = []
+    for port in (6379, 6380):
+        context = SimpleNamespace(gcs_address=f"127.0.0.1:{port}", get_job_id=lambda: "01000000")
+        monkeypatch.setattr(rollout_server.ray, "get_runtime_context", lambda context=context: context)
+        ids.append(rollout_server.run_id())
+    assert ids == ["6379-01000000", "6380-01000000"]
