@@ -108,6 +108,14 @@ def _missing(name: str, why: str, detail: str | None = None) -> IncompatibleVers
     )
 
 
+def run_id() -> str:
+    """What tells this run from others on the machine: the port of its Ray cluster, and its job there."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return f"{context.gcs_address.rpartition(':')[2]}-{context.get_job_id()}"
+
+
 def ensure_vllm_metadata() -> None:
     """Let `importlib.metadata.version("vllm")` answer where the CPU build is installed.
 

@@ -18,6 +18,8 @@ from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
+from caopd_verl.verl_ext.compat import run_id
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -26,12 +28,6 @@ class Sample:
     token_ids: list[int]
     log_probs: list[float]
     truncated: bool
-
-
-def run_id() -> str:
-    """What tells this run from others on the machine: the port of its Ray cluster, and its job there."""
-    context = ray.get_runtime_context()
-    return f"{context.gcs_address.rpartition(':')[2]}-{context.get_job_id()}"
 
 
 class GroupServer(vLLMHttpServer):

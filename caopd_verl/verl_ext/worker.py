@@ -23,8 +23,8 @@ from caopd_verl.config import CaopdConfig
 from caopd_verl.core.ema import ema_update
 from caopd_verl.errors import ConfigError, IncompatibleVersionError
 from caopd_verl.verl_ext import engine  # noqa: F401  (registers the engine)
+from caopd_verl.verl_ext.compat import run_id
 from caopd_verl.verl_ext.loss import CaopdLoss
-from caopd_verl.verl_ext.rollout_server import run_id
 
 
 class StudentWorker(TrainingWorker):
