@@ -94,7 +94,14 @@ def test_as_decoded_by_hand():
 
 
 def test_as_decoded_does_not_depend_on_what_is_no_number():
-    seq = [fixed("Confidence: "), ("0", {"0": 0.6, "high": 0.3}), fixed("."), ("6", {"6": 0.4, "9": 0.2}), fixed("2")]
+    seq = [fixed("Confidence: "), ("0", {"0": 0.9, "high": 0.1}), fixed("."), ("6", {"6": 0.4, "9": 0.2}), fixed("2")]
     result = approximate_expected("Confidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=1.0))
     assert result.value == pytest.approx((4 * 0.62 + 0.92) / 5)
-    assert result.mass == pytest.approx(0.6 * 0.6)
+    assert result.mass == pytest.approx(0.9 * 0.6)
+
+
+def test_an_improbable_one_says_nothing_of_the_rest():
+    seq = [fixed("Confidence: "), ("1", {"1": 0.1, "0": 0.9}), fixed("."), fixed("0"), fixed("0")]
+    result = number("Confidence: 1.00", seq)
+    assert result.value is None and result.mass == pytest.approx(0.1)
+    assert "less than half" in result.reason
