@@ -117,7 +117,7 @@ class CaopdTrainer(PPOTrainerSync):
         with marked_timer("put", timing_raw):
             batch = codec.put(rows, codec.encode(rows, codec.loss_weights(rows, self.caopd.loss)), self.global_steps)
             batch = self._balance_batch(batch, metrics=metrics)
-        if self._n_mini_batches > 1:
+        if self._mini_batches * self.config.actor_rollout_ref.actor.ppo_epochs > 1:
             with marked_timer("old_log_prob", timing_raw):
                 self._put_old_log_probs(batch)
         with marked_timer("update_actor", timing_raw):
@@ -205,9 +205,9 @@ class CaopdTrainer(PPOTrainerSync):
         return codec.put_nothing(self.global_steps)
 
     @property
-    def _n_mini_batches(self) -> int:
-        actor = self.config.actor_rollout_ref.actor
-        return (self.config.data.train_batch_size // actor.ppo_mini_batch_size) * actor.ppo_epochs
+    def _mini_batches(self) -> int:
+        """Into how many mini-batches each pass over the step's rows is split; each of them has a share of the loss."""
+        return self.config.data.train_batch_size // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
 
     def _put_old_log_probs(self, batch: KVBatchMeta) -> None:
         """Log-probs before the step's first update, on the revised sequences (T19)."""
@@ -234,7 +234,7 @@ class CaopdTrainer(PPOTrainerSync):
                 "seed": actor.data_loader_seed,
                 "dataloader_kwargs": {"shuffle": actor.shuffle},
                 "temperature": rollout.temperature,
-                N_MINI_BATCHES: self._n_mini_batches,
+                N_MINI_BATCHES: self._mini_batches,
             }
         )
         output = self.actor_rollout_wg.update_actor(batch)

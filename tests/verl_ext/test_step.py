@@ -93,6 +93,17 @@ def test_t19_old_log_probs_are_taken_on_the_revised_rows_where_a_step_has_severa
     assert [name for name, _, _ in trainer.calls][2:] == ["put", "balance", "old_log_probs", "update"]
 
 
+@pytest.mark.parametrize(("mini_batch", "epochs", "shares"), [(2, 1, 1), (1, 1, 2), (2, 3, 1), (1, 3, 2)])
+def test_a_mini_batch_is_scaled_by_its_share_of_one_pass(make_trainer, make_group, mini_batch, epochs, shares):
+    """Further passes over the same rows do not make each update's loss larger; they need old log-probs."""
+    trainer = make_trainer([make_group(0, [True, True]), make_group(1, [True, True])])
+    actor = trainer.config.actor_rollout_ref.actor
+    actor.ppo_mini_batch_size, actor.ppo_epochs = mini_batch, epochs
+    assert trainer._mini_batches == shares
+    step(trainer)
+    assert ("old_log_probs" in [name for name, _, _ in trainer.calls]) == (shares * epochs > 1)
+
+
 def test_t20_what_goes_to_the_workers_is_built_from_the_revised_ids(make_trainer, make_group, tiny_tokenizer):
     group = make_group(0, [True, True, False, False])
     trainer = make_trainer([group])
