@@ -225,6 +225,13 @@ def check_batch(config: DictConfig) -> None:
             expected="a divisor of ppo_mini_batch_size x rollout.n / ranks",
             fix="lower actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
         )
+    if actor.use_dynamic_bsz != config.actor_rollout_ref.rollout.log_prob_use_dynamic_bsz:
+        raise ConfigError(
+            f"updates have use_dynamic_bsz={actor.use_dynamic_bsz}, log-probs the other one",
+            where="actor_rollout_ref.rollout.log_prob_use_dynamic_bsz",
+            expected="the same for both: verl runs them on one engine",
+            fix=f"set actor_rollout_ref.rollout.log_prob_use_dynamic_bsz={actor.use_dynamic_bsz}",
+        )
     if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size != 1:
         raise ConfigError(
             "sequence parallelism splits the student's logits, and the teacher's prompt is another",

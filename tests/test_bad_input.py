@@ -111,6 +111,11 @@ def test_good_files_are_accepted(base, tmp_path):
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
             ("256 rows", "48"),
         ),
+        (
+            {"actor_rollout_ref.actor.use_dynamic_bsz": True},
+            "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz",
+            ("use_dynamic_bsz=True", "the same for both"),
+        ),
         ({"actor_rollout_ref.actor.strategy": "fsdp"}, "actor_rollout_ref.actor.strategy", ("fsdp2",)),
         ({"caopd.task.name": "mmlu"}, "caopd.task.name", ("mmlu", "sciknoweval")),
         ({"caopd.task.name": "sciknoweval"}, "caopd.task.train_path", ("needs a data file",)),

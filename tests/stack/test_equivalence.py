@@ -67,6 +67,40 @@ def test_two_ranks_give_the_losses_and_teacher_of_one(one_rank, two_ranks):
     assert_same_teacher(teacher(one_rank, STEPS, 1), teacher(two_ranks, STEPS, 2), rtol=1e-4)
 
 
+GPU_BATCHES = [
+    "actor_rollout_ref.model.use_remove_padding=true",  # all rows of a micro-batch in one sequence
+    "actor_rollout_ref.model.enable_gradient_checkpointing=true",
+    "actor_rollout_ref.actor.use_dynamic_bsz=true",  # micro-batches by tokens, other ones on each rank
+    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=true",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=700",
+    "trainer.n_gpus_per_node=2",
+]
+
+
+def test_batches_as_on_gpus_give_the_losses_and_teacher_of_padded_ones(one_rank, recorded, tmp_path):
+    """The recipes' own batching (packed, by tokens, checkpointed, several ranks), which the CPU scale switches off."""
+    run_main(*replay_overrides(recorded, tmp_path), *GPU_BATCHES)
+    assert losses(tmp_path) == pytest.approx(losses(one_rank), rel=1e-4)
+    assert_same_teacher(teacher(one_rank, STEPS, 1), teacher(tmp_path, STEPS, 2), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_t12_under_bf16_compute_student_and_teacher_are_kept_in_fp32(one_rank, recorded, tmp_path):
+    """Mixed precision as on GPUs: other rounding, the same course, and an EMA that is not frozen."""
+    mixed = "{param_dtype: bf16, reduce_dtype: fp32, buffer_dtype: fp32}"
+    roles = ("actor", "ref")
+    bf16 = [f"actor_rollout_ref.{role}.fsdp_config.mixed_precision={mixed}" for role in roles]
+    bf16 += [f"actor_rollout_ref.{role}.fsdp_config.dtype=bfloat16" for role in roles]
+    run_main(*replay_overrides(recorded, tmp_path), *GPU_BATCHES[:1], *bf16)
+    assert losses(tmp_path) == pytest.approx(losses(one_rank), rel=0.05)
+    assert losses(tmp_path) != losses(one_rank)
+    before, after, exact = teacher(tmp_path, 5, 1), teacher(tmp_path, STEPS, 1), teacher(one_rank, STEPS, 1)
+    moved = sum((after[name] - before[name]).norm() ** 2 for name in before) ** 0.5
+    apart = sum((after[name] - exact[name]).norm() ** 2 for name in before) ** 0.5
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+    assert 0 < apart < 0.2 * moved
+
+
 def test_t14_the_teacher_moves_and_is_not_the_student(one_rank):
     first, last = teacher(one_rank, 5, 1), teacher(one_rank, STEPS, 1)
     assert any(not torch.equal(first[name], last[name]) for name in first)
