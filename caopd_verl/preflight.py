@@ -22,6 +22,7 @@ from caopd_verl.data.splits import check_disjoint
 from caopd_verl.data.verl_rows import write_parquet
 from caopd_verl.errors import ConfigError, DataError, TokenizerError
 from caopd_verl.methods import METHODS
+from caopd_verl.resume import check_resume
 from caopd_verl.types import Example
 
 EMBEDDED = "embedded:"
@@ -39,13 +40,14 @@ def prepare(config: DictConfig) -> None:
     validate(caopd, methods=tuple(METHODS), rollouts_per_prompt=config.actor_rollout_ref.rollout.n)
     check_devices(config)
     check_batch(config)
+    check_sampling(config)
     with open_dict(config):
         config.caopd.output_dir = str(Path(caopd.output_dir).absolute())
         config.actor_rollout_ref.model.path = resolve_model_path(config.actor_rollout_ref.model.path)
     model_path = config.actor_rollout_ref.model.path
     tokenizer = load_tokenizer(model_path, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
     check_tokenizer(tokenizer, model_path)
-    _check_vocabulary(model_path, caopd)
+    _check_vocabulary(model_path, caopd, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
     train, val = load_examples(config)
     kwargs = dict(config.data.apply_chat_template_kwargs or {})
     for example in [*train, *val]:
@@ -57,6 +59,7 @@ def prepare(config: DictConfig) -> None:
             expected=f"at most {len(train)}",
             fix="lower data.train_batch_size (and actor.ppo_mini_batch_size), or train on more rows",
         )
+    check_resume(config)
     write_parquet(train, config.data.train_files)
     write_parquet(val, config.data.val_files)
 
@@ -188,10 +191,11 @@ def _check_prompt(example: Example, tokenizer: Any, template_kwargs: dict[Any, A
         )
 
 
-def _check_vocabulary(model_path: str, caopd: CaopdConfig) -> None:
+def _check_vocabulary(model_path: str, caopd: CaopdConfig, *, trust_remote_code: bool) -> None:
     from transformers import AutoConfig
 
-    vocabulary = AutoConfig.from_pretrained(model_path).vocab_size
+    model = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+    vocabulary = model.get_text_config().vocab_size
     if caopd.loss.top_k is not None and caopd.loss.top_k > vocabulary:
         raise ConfigError(
             f"k = {caopd.loss.top_k} is larger than the vocabulary of {vocabulary} tokens",
@@ -218,12 +222,13 @@ def check_batch(config: DictConfig) -> None:
             expected="a number of ranks that divides ppo_mini_batch_size x rollout.n",
         )
     actor = config.actor_rollout_ref.actor
-    if not actor.use_dynamic_bsz and (rows // ranks) % actor.ppo_micro_batch_size_per_gpu:
+    micro = actor.ppo_micro_batch_size_per_gpu
+    if not actor.use_dynamic_bsz and (not isinstance(micro, int) or micro < 1 or (rows // ranks) % micro):
         raise ConfigError(
-            f"a rank's {rows // ranks} rows do not split into micro-batches of {actor.ppo_micro_batch_size_per_gpu}",
+            f"a rank's {rows // ranks} rows do not split into micro-batches of {micro}",
             where="actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
             expected="a divisor of ppo_mini_batch_size x rollout.n / ranks",
-            fix="lower actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+            fix="set actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu, or use_dynamic_bsz=true",
         )
     if actor.use_dynamic_bsz != config.actor_rollout_ref.rollout.log_prob_use_dynamic_bsz:
         raise ConfigError(
@@ -244,6 +249,23 @@ def check_batch(config: DictConfig) -> None:
             where="actor_rollout_ref.actor.strategy",
             expected="fsdp2",
         )
+
+
+def check_sampling(config: DictConfig) -> None:
+    """Several samples of one prompt must be drawn, not taken greedily. Raises `ConfigError`."""
+    rollout = config.actor_rollout_ref.rollout
+    validation = rollout.val_kwargs
+    greedy = {
+        "actor_rollout_ref.rollout": rollout.temperature == 0,
+        "actor_rollout_ref.rollout.val_kwargs": not validation.do_sample or validation.temperature == 0,
+    }
+    for (where, is_greedy), n in zip(greedy.items(), (rollout.n, validation.n), strict=True):
+        if is_greedy and n > 1:
+            raise ConfigError(
+                f"{n} samples a prompt under greedy decoding are {n} times the same",
+                where=f"{where}.n",
+                expected="1, or a temperature above 0 (and val_kwargs.do_sample=true)",
+            )
 
 
 def check_devices(config: DictConfig) -> None:

@@ -116,6 +116,17 @@ def test_good_files_are_accepted(base, tmp_path):
             "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz",
             ("use_dynamic_bsz=True", "the same for both"),
         ),
+        (
+            {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": None},
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+            ("micro-batches of None", "use_dynamic_bsz=true"),
+        ),
+        (
+            {"actor_rollout_ref.rollout.val_kwargs.do_sample": False, "actor_rollout_ref.rollout.val_kwargs.n": 8},
+            "actor_rollout_ref.rollout.val_kwargs.n",
+            ("8 samples a prompt", "greedy"),
+        ),
+        ({"actor_rollout_ref.rollout.temperature": 0}, "actor_rollout_ref.rollout.n", ("greedy",)),
         ({"actor_rollout_ref.actor.strategy": "fsdp"}, "actor_rollout_ref.actor.strategy", ("fsdp2",)),
         ({"caopd.task.name": "mmlu"}, "caopd.task.name", ("mmlu", "sciknoweval")),
         ({"caopd.task.name": "sciknoweval"}, "caopd.task.train_path", ("needs a data file",)),

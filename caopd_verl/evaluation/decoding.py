@@ -22,7 +22,7 @@ from caopd_verl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the response was sampled: `temperature` >= 0 (0 is greedy), `top_p` in (0, 1].
+    """How the response was sampled: `temperature` >= 0 (0 is greedy), `top_p` in (0, 1], `top_k` (below 1: all).
 
     Raises:
         ConfigError: a value outside its range.
@@ -30,6 +30,7 @@ class Decoding:
 
     temperature: float
     top_p: float
+    top_k: int = -1
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0.0 and 0.0 < self.top_p <= 1.0):
@@ -41,7 +42,7 @@ class Decoding:
     @property
     def as_model(self) -> bool:
         """Whether the mean is taken at temperature 1 without truncation: so was sampled, or nothing was (greedy)."""
-        return self.temperature == 0.0 or (self.temperature == 1.0 and self.top_p == 1.0)
+        return self.temperature == 0.0 or (self.temperature == 1.0 and self.top_p == 1.0 and self.top_k < 1)
 
 
 def decoded_weights(log_probs: Sequence[float], decoding: Decoding) -> NDArray[np.float64]:
@@ -49,15 +50,18 @@ def decoded_weights(log_probs: Sequence[float], decoding: Decoding) -> NDArray[n
 
     Args:
         log_probs: of the candidates, nats, temperature 1; -inf for an impossible one.
-        decoding: not greedy. The nucleus is the fewest most probable candidates that hold `top_p` together.
+        decoding: not greedy. Top-k is taken first; the nucleus is the fewest most probable candidates that hold
+            `top_p` together.
     """
     values = np.asarray(log_probs, dtype=np.float64)
     top = values.max(initial=-np.inf)
     if top == -np.inf:
         return np.zeros(len(values))
     weights = np.exp((values - top) / decoding.temperature)
-    weights /= weights.sum()
     order = np.argsort(-weights, kind="stable")
+    if decoding.top_k >= 1:
+        weights[order[decoding.top_k :]] = 0.0
+    weights /= weights.sum()
     before = np.cumsum(weights[order]) - weights[order]
     weights[order[before >= decoding.top_p]] = 0.0  # the one that crosses top_p is kept
     return weights / weights.sum()

@@ -55,6 +55,8 @@ def _trajectory(
         )
     except RevisionError:
         return masked(rollout.token_ids, "unrevisable")  # answer and confidence do not fit; counted in the log
+    if revision.truncated and setting.config.truncated == "mask":
+        return masked(rollout.token_ids, "truncated")  # it ended without an end of turn (an aborted request, say)
     messages = group.example.messages
     if sibling is not None:
         context = TeacherContext(partial(build_sdpo_messages, messages), _demo(sibling, value))

@@ -60,6 +60,7 @@ class ToolCallVerifier:
         if not calls and not malformed:
             return Verdict(False, NO_ANSWER)
         answer = json.dumps([{"Action": name, "Action_Input": value} for name, value in calls], ensure_ascii=False)
+        answer = answer.encode("utf-8", "backslashreplace").decode("utf-8")  # half an escaped emoji fits no file
         if malformed:
             return Verdict(False, MALFORMED, answer)
         if self.first_call_only:

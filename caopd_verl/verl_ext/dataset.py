@@ -7,15 +7,19 @@ from typing import Any
 from caopd_verl.types import Example
 
 
-def stop_ids_of(model_path: str) -> tuple[int, ...]:
-    """The eos ids of the model's generation config, at which vLLM stops as well; empty where it has none."""
-    from transformers import GenerationConfig
+def stop_ids_of(model_path: str, tokenizer: Any, *, trust_remote_code: bool) -> tuple[int, ...]:
+    """The eos ids at which vLLM stops by itself: the tokenizer's, and those of the generation config.
+
+    Where a model has no generation config, vLLM makes one of the model's config.
+    """
+    from transformers import AutoConfig, GenerationConfig
 
     try:
         eos = GenerationConfig.from_pretrained(model_path).eos_token_id
-    except OSError:  # no generation_config.json: then there are no further stop tokens
-        return ()
-    return () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
+    except OSError:  # no generation_config.json
+        eos = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).eos_token_id
+    found = {tokenizer.eos_token_id, *(eos if isinstance(eos, (list, tuple)) else (eos,))}
+    return tuple(sorted(found - {None}))
 
 
 def example_of(row: Any) -> Example:

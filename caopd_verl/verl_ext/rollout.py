@@ -57,8 +57,9 @@ class GroupRollouts:
         prompts = [self.prompt_ids(example) for example in examples]
         sampling = {**sampling, "stop_token_ids": [self.eot_id]}
         futures = []
-        for call, start in enumerate(range(0, len(prompts), self.prompts_per_request)):
-            chunk = prompts[start : start + self.prompts_per_request]
+        size = self._prompts_per_call(len(prompts))
+        for call, start in enumerate(range(0, len(prompts), size)):
+            chunk = prompts[start : start + size]
             # n samples of one prompt take the seeds seed .. seed + n - 1 in vLLM
             seeds = None if seed is None else [(seed + (start + i) * n) % 2**31 for i in range(len(chunk))]
             server = self.servers[call % len(self.servers)]
@@ -81,6 +82,10 @@ class GroupRollouts:
             position += len(group)
             groups.append(RolloutGroup(uid, example, tuple(ids), rollouts))
         return groups
+
+    def _prompts_per_call(self, n: int) -> int:
+        """At most `prompts_per_request`, and few enough that every server gets a call."""
+        return max(1, min(self.prompts_per_request, -(-n // len(self.servers))))
 
     def next_token_log_probs(self, prefixes: list[list[int]], token_ids: list[int]) -> list[dict[int, float]]:
         """Log-probs of `token_ids` after each prefix; prefixes of one response go to one server (its cache)."""

@@ -85,7 +85,8 @@ class CaopdTrainer(PPOTrainerSync):
         self.eot_id = find_eot_id(self.tokenizer)
         self.chat_kwargs = dict(self.config.data.apply_chat_template_kwargs or {})
         limit = self.config.data.max_response_length
-        stop_ids = stop_ids_of(self.config.actor_rollout_ref.model.path)
+        model = self.config.actor_rollout_ref.model
+        stop_ids = stop_ids_of(model.path, self.tokenizer, trust_remote_code=model.trust_remote_code)
         self.setting = Setting(self.caopd, self.tokenizer, self.eot_id, limit, stop_ids)
         self.rollouts = GroupRollouts(
             self.llm_server_manager.server_handles,
@@ -257,7 +258,7 @@ class CaopdTrainer(PPOTrainerSync):
         groups = self.rollouts.sample(examples, uids, n=n, sampling=sampling, seed=self._seed("val"))
         rows = validation.rows_of(groups)
         if self.caopd.evaluation.expected:
-            decoding = Decoding(sampling["temperature"], sampling["top_p"])
+            decoding = Decoding(sampling["temperature"], sampling["top_p"], sampling["top_k"])
             validation.add_expected(rows, groups, self.rollouts, decoding)
         validation.write_rows(rows, self.folder / "validation" / f"step_{self.global_steps:06d}.jsonl")
         self.last_validation = (self.global_steps, rows)

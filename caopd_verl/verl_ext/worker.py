@@ -7,6 +7,8 @@ same mesh; here it is the teacher. Reading path: `StudentWorker.train_batch` -> 
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -88,6 +90,9 @@ class CaopdWorker(ActorRolloutRefWorker):
         shards = {name: _local(tensor).detach().cpu() for name, tensor in self.ref.engine.local_state().items()}
         torch.save(shards, path + ".tmp")
         os.replace(path + ".tmp", path)  # a kill while writing leaves no half file under the name that is loaded
+        torch.distributed.barrier()
+        if self.rank == 0:
+            prune_teachers(local_path)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def load_checkpoint(self, local_path, hdfs_path=None, del_local_after_load=False) -> None:
@@ -122,6 +127,14 @@ class CaopdWorker(ActorRolloutRefWorker):
     def student_checksum(self) -> dict[str, float]:
         """The same for the student."""
         return _checksums(self.actor.engine.local_state())
+
+
+def prune_teachers(actor_path: str) -> None:
+    """Remove the teachers of checkpoints whose student verl has removed (`trainer.max_actor_ckpt_to_keep`)."""
+    step = Path(actor_path).resolve().parent
+    for other in step.parent.glob("global_step_*"):
+        if other != step and not (other / "actor").exists():
+            shutil.rmtree(other / "teacher", ignore_errors=True)
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

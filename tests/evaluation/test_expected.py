@@ -368,6 +368,8 @@ def test_weights_by_hand_and_bad_settings():
     assert decoded_weights(log_probs, Decoding(1.0, 0.8)) == pytest.approx([0.625, 0.375, 0.0])
     assert decoded_weights(log_probs, Decoding(0.5, 1.0)) == pytest.approx([25 / 38, 9 / 38, 4 / 38])
     assert decoded_weights(log_probs, Decoding(1.0, 0.1)) == pytest.approx([1.0, 0.0, 0.0])
+    assert decoded_weights(log_probs, Decoding(1.0, 1.0, top_k=2)) == pytest.approx([0.625, 0.375, 0.0])
+    assert not Decoding(1.0, 1.0, top_k=2).as_model
     assert decoded_weights([-math.inf, -700.0], PAPER) == pytest.approx([0.0, 1.0])
     assert decoded_weights([-math.inf, -math.inf], PAPER).tolist() == [0.0, 0.0]
     for temperature, top_p in ((-0.1, 1.0), (math.nan, 1.0), (1.0, 0.0), (1.0, 1.1)):

@@ -318,3 +318,11 @@ def test_every_trajectory_states_a_readable_confidence_or_is_masked(run, group, 
     for trajectory in run("caopd", own)[0]:
         value = parse(text_of(tiny_tokenizer, trajectory)).value
         assert value == 0.5 if any(trajectory.trained_mask) else trajectory.status == "truncated"
+
+
+def test_t5_a_response_that_ended_without_an_end_of_turn_is_masked_whatever_the_engine_calls_it(group, run, rollout):
+    """An aborted request has `truncated` False and no end-of-turn token."""
+    cut = replace(rollout(f"{RIGHT}\nConfidence: 0.90", truncated=True), truncated=False)
+    trajectories, _ = run("caopd", group(RIGHT, RIGHT, cut))
+    assert [any(t.trained_mask) for t in trajectories] == [True, True, False]
+    assert trajectories[-1].status == "truncated"

@@ -127,3 +127,10 @@ def test_any_gold_verifies_itself_in_any_order_with_a_confidence_line(calls, ran
     random.shuffle(calls)
     assert verify(render_calls(gold(*calls)) + "\nConfidence: 0.50", answer).correct
     assert not verify(render_calls(gold(*calls, ("extra", {}))), answer).correct
+
+
+def test_half_an_escaped_emoji_in_an_input_fits_into_a_file():
+    response = 'Action: f\nAction Input: {"y": "hi \\ud83d"}'
+    gold = json.dumps([{"Action": "f", "Action_Input": '{"y": "hi"}'}])
+    verdict = get_verifier("tool_call")(response, gold)
+    assert not verdict.correct and verdict.answer.encode("utf-8")

@@ -195,3 +195,37 @@ def test_one_verifier_serves_reward_and_p_hat():
         assert score["score"] == float(get_verifier("arithmetic")(text, example.answer).correct)
         assert score["format"] == float("Confidence" in text)
     assert score["confidence"] is None
+
+
+@pytest.mark.parametrize(
+    ("n", "servers", "sizes"), [(32, 4, [8] * 4), (32, 1, [16, 16]), (3, 4, [1] * 3), (70, 4, [16] * 4 + [6])]
+)
+def test_every_server_gets_a_call_and_none_more_prompts_than_allowed(verl_on_cpu, n, servers, sizes):
+    from caopd_verl.verl_ext.rollout import GroupRollouts
+
+    rollouts = GroupRollouts([None] * servers, None, {}, eot_id=0, chat_kwargs={}, prompts_per_request=16)
+    size = rollouts._prompts_per_call(n)
+    assert [min(size, n - start) for start in range(0, n, size)] == sizes
+
+
+def test_teachers_go_with_the_students_that_verl_removes(verl_on_cpu, tmp_path):
+    from caopd_verl.verl_ext.worker import prune_teachers
+
+    for step, kept in ((5, False), (10, True), (15, True)):
+        (tmp_path / f"global_step_{step}" / "teacher").mkdir(parents=True)
+        if kept:
+            (tmp_path / f"global_step_{step}" / "actor").mkdir()
+    prune_teachers(str(tmp_path / "global_step_15" / "actor"))
+    assert [(tmp_path / f"global_step_{step}" / "teacher").exists() for step in (5, 10, 15)] == [False, True, True]
+
+
+def test_t6_sampling_stops_at_the_ids_that_training_takes_for_stops(verl_on_cpu, tmp_path):
+    import json
+
+    from caopd_verl.verl_ext.dataset import stop_ids_of
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "eos_token_id": 7}))
+    tokenizer = SimpleNamespace(eos_token_id=5)
+    assert stop_ids_of(str(tmp_path), tokenizer, trust_remote_code=False) == (5, 7)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [8, 9]}))
+    assert stop_ids_of(str(tmp_path), tokenizer, trust_remote_code=False) == (5, 8, 9)
