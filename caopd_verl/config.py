@@ -102,7 +102,9 @@ class CaopdConfig:
 
     method: str = "caopd"  # a row of `methods.METHODS`
     unsolved: str = "mask"  # groups without a success: as SDPO, or train their confidence towards p-hat = 0
-    truncated: str = "mask"  # rollouts cut at the response limit (T5): no loss, still failures in p-hat
+    truncated: str = (
+        "mask"  # rollouts cut at the response limit (T5): no loss; in p-hat they count as the verifier judges them
+    )
     empty_batch: str = "error"  # a step in which no row carries loss
     output_dir: str = "outputs/run"
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -149,6 +151,13 @@ def validate(cfg: CaopdConfig, *, methods: tuple[str, ...], rollouts_per_prompt:
         True,
         "K of at least 2: leave-one-out takes p-hat from the K-1 siblings, and K is 1",
         "raise actor_rollout_ref.rollout.n, or set caopd.target.leave_one_out=false",
+    )
+    _require(
+        not (k == 1 and cfg.unsolved == "mask"),
+        "actor_rollout_ref.rollout.n",
+        k,
+        "K of at least 2: a rollout is never its own demonstration, so with K = 1 nothing is ever trained",
+        "raise it, or set caopd.unsolved=confidence_only",
     )
     loss = cfg.loss
     _require(0.0 <= loss.alpha <= 1.0, "caopd.loss.alpha", loss.alpha, "a number in [0, 1]: 0 forward, 1 reverse KL")

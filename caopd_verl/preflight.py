@@ -22,6 +22,7 @@ from caopd_verl.data.splits import check_disjoint
 from caopd_verl.data.verl_rows import write_parquet
 from caopd_verl.errors import ConfigError, DataError, TokenizerError
 from caopd_verl.methods import METHODS
+from caopd_verl.refused import check_refused
 from caopd_verl.resume import check_resume
 from caopd_verl.types import Example
 
@@ -41,6 +42,7 @@ def prepare(config: DictConfig) -> None:
     check_devices(config)
     check_batch(config)
     check_sampling(config)
+    check_refused(config)
     with open_dict(config):
         config.caopd.output_dir = str(Path(caopd.output_dir).absolute())
         config.actor_rollout_ref.model.path = resolve_model_path(config.actor_rollout_ref.model.path)
@@ -236,12 +238,6 @@ def check_batch(config: DictConfig) -> None:
             where="actor_rollout_ref.rollout.log_prob_use_dynamic_bsz",
             expected="the same for both: verl runs them on one engine",
             fix=f"set actor_rollout_ref.rollout.log_prob_use_dynamic_bsz={actor.use_dynamic_bsz}",
-        )
-    if config.actor_rollout_ref.actor.ulysses_sequence_parallel_size != 1:
-        raise ConfigError(
-            "sequence parallelism splits the student's logits, and the teacher's prompt is another",
-            where="actor_rollout_ref.actor.ulysses_sequence_parallel_size",
-            expected="1",
         )
     if config.actor_rollout_ref.actor.strategy != "fsdp2":
         raise ConfigError(

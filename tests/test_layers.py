@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "verl_ext": BASE | {"core", "config", "verifiers", "data", "evaluation", "methods"},
 }
 NEEDS_TORCH = {"evaluation/sources/local.py"}  # answers questions with a local model; imported by name only
-ENTRY_POINTS = {"main", "cli", "preflight", "resume", "demo"}
+ENTRY_POINTS = {"main", "cli", "preflight", "refused", "resume", "demo"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

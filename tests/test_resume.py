@@ -45,6 +45,8 @@ def test_another_runs_checkpoint_is_refused(base, key, value):
     base.trainer.resume_mode = "disable"
     check_resume(base)
     assert json.loads((Path(base.caopd.output_dir) / FILE).read_text())
+    # the old run's checkpoint is not this run's, should it be killed before its own first one
+    assert not (Path(base.trainer.default_local_dir) / "latest_checkpointed_iteration.txt").exists()
     base.trainer.resume_mode = "auto"
     check_resume(base)  # the folder is this run's now
 

@@ -84,9 +84,9 @@ def _encode_row(row: Row, weight: torch.Tensor) -> dict[str, torch.Tensor]:
     known = min(n, trajectory.n_kept, len(row.rollout_log_probs))
     log_probs[:known] = torch.tensor(row.rollout_log_probs[:known])
     return {
-        "input_ids": torch.tensor(prompt + response),
+        "input_ids": torch.tensor(prompt + response, dtype=torch.int64),
         "position_ids": torch.arange(len(prompt) + n),
-        "responses": torch.tensor(response),
+        "responses": torch.tensor(response, dtype=torch.int64),
         "response_mask": torch.ones(n, dtype=torch.int64),
         "loss_mask": torch.ones(n, dtype=torch.int64),
         "teacher_input_ids": torch.tensor(teacher_prompt + response),
