@@ -102,9 +102,7 @@ class CaopdConfig:
 
     method: str = "caopd"  # a row of `methods.METHODS`
     unsolved: str = "mask"  # groups without a success: as SDPO, or train their confidence towards p-hat = 0
-    truncated: str = (
-        "mask"  # rollouts cut at the response limit (T5): no loss; in p-hat they count as the verifier judges them
-    )
+    truncated: str = "mask"  # cut at the response limit (T5): no loss; p-hat counts them as the verifier judges
     empty_batch: str = "error"  # a step in which no row carries loss
     output_dir: str = "outputs/run"
     task: TaskConfig = field(default_factory=TaskConfig)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from caopd_verl.evaluation.sources.client import KEEPALIVE_S
+
 PASSED_ON = ("content-type", "retry-after", "x-request-id")
 _PASSED_PREFIX = "x-ratelimit-"
-_KEEPALIVE_S = 4.0  # servers close idle connections after 5 s (uvicorn, vLLM); ours goes first, not into a closing one
 
 
 class Unreachable(Exception):
@@ -70,7 +71,7 @@ class Upstream:
         """To be called in the event loop that the requests run in."""
         self._session = aiohttp.ClientSession(
             timeout=self._timeout,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             auto_decompress=False,
             trust_env=True,  # proxies
         )

@@ -30,6 +30,7 @@ from caopd_verl.types import Messages
 RETRIED = {408, 409, 425, 429}
 FATAL = {401: "the key is missing or wrong", 403: "the key may not use this", 404: "no such model or address"}
 LOGPROBS_LADDER = (20, 5, 0)
+KEEPALIVE_S = 4.0  # servers close idle connections after 5 s (uvicorn, vLLM); ours goes first, not into a closing one
 _SHOWN = 300
 
 
@@ -96,8 +97,7 @@ class ChatClient:
         self._http = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=aiohttp.ClientTimeout(total=limit, sock_connect=min(30.0, limit)),
-            # The workers bound the concurrency. Servers close idle connections after 5 s: ours go first.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),  # the workers bound concurrency
             trust_env=True,  # proxies
         )
         return self
