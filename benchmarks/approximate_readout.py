@@ -23,7 +23,9 @@ from caopd_verl.evaluation.store import ROWS, iter_rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--model", required=True)
     args = parser.parse_args()
@@ -33,7 +35,9 @@ def main() -> None:
     for row in rows:
         messages = [{"role": "user", "content": row["prompt"]}]
         if prompt_hash(messages) != row["prompt_hash"]:
-            raise SystemExit(f"{row['id']}: the prompt has other messages than the user's; use a task without them")
+            raise SystemExit(
+                f"{row['id']}: the prompt has other messages than the user's; use a task without them"
+            )
         if row["expected_confidence"] is None:
             continue
         ids = backend.tokenizer.encode(row["response"], add_special_tokens=False)
@@ -55,9 +59,15 @@ def main() -> None:
                 "max_abs_error": round(float(error.max()), 4),
                 "mean_mass_seen": round(float(np.mean(mass)), 4),
                 **{
-                    name: {k: round(float(figures[k]), 4) for k in ("ece", "brier", "spr") if figures[k] is not None}
+                    name: {
+                        k: round(float(figures[k]), 4)
+                        for k in ("ece", "brier", "spr")
+                        if figures[k] is not None
+                    }
                     for name, values in (("approximate", approximate), ("exact", exact))
-                    for figures in (calibration_metrics(values, correct, n_bins=n_bins, missing="drop"),)
+                    for figures in (
+                        calibration_metrics(values, correct, n_bins=n_bins, missing="drop"),
+                    )
                 },
             }
         )

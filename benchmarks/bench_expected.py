@@ -23,7 +23,9 @@ from caopd_verl.verl_ext.vllm_offline import VllmBackend, encode_chat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--responses", type=int, default=32, help="in flight at once")
     parser.add_argument("--tokens", type=int, default=500)
@@ -54,12 +56,20 @@ def main() -> None:
         lengths = [args.tokens - 16 + rng.randrange(32) for _ in prompts]
         params = [
             SamplingParams(
-                temperature=0.6, top_p=0.95, max_tokens=n, min_tokens=n, ignore_eos=True, seed=index, detokenize=False
+                temperature=0.6,
+                top_p=0.95,
+                max_tokens=n,
+                min_tokens=n,
+                ignore_eos=True,
+                seed=index,
+                detokenize=False,
             )
             for n in lengths
         ]
         start = time.perf_counter()
-        outputs = backend.engine.generate([TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False)
+        outputs = backend.engine.generate(
+            [TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False
+        )
         generated = time.perf_counter()
         responses = [[*output.outputs[0].token_ids, *tail] for output in outputs]
         readouts = backend.read(prompts, responses)

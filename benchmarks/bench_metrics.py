@@ -37,10 +37,19 @@ def main() -> int:
     groups = [i % (args.rows // 8) for i in range(args.rows)]  # eight samples a question
     options = dict(n_bins=10, missing="drop", groups=groups, level=0.95, seed=0)
     out, ok = {}, True
-    for name, chosen in {"stated": ("stated",), "expected": ("expected",), "both": ("stated", "expected")}.items():
+    for name, chosen in {
+        "stated": ("stated",),
+        "expected": ("expected",),
+        "both": ("stated", "expected"),
+    }.items():
         wall, cpu = time.monotonic(), time.process_time()
-        estimate_readouts({k: readouts[k] for k in chosen}, correct, n_resamples=args.resamples, **options)
-        out[name] = {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+        estimate_readouts(
+            {k: readouts[k] for k in chosen}, correct, n_resamples=args.resamples, **options
+        )
+        out[name] = {
+            "wall_s": round(time.monotonic() - wall, 2),
+            "cpu_s": round(time.process_time() - cpu, 2),
+        }
         ok &= out[name]["cpu_s"] < LIMIT_S
     start = time.process_time()
     noise_floor(readouts["stated"], n_bins=10, groups=groups, n_simulations=1000, seed=0)

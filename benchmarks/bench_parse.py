@@ -29,7 +29,12 @@ def main() -> int:
     parser.add_argument("--responses", type=int, default=ASKED)
     args = parser.parse_args()
     rng = random.Random(0)
-    words = ("the acid reacts with base so", "confidence: in this step", "we add 12.5 g", "and check\n")
+    words = (
+        "the acid reacts with base so",
+        "confidence: in this step",
+        "we add 12.5 g",
+        "and check\n",
+    )
     texts = []
     for i in range(600):
         body = " ".join(rng.choices(words, k=120))
@@ -39,7 +44,11 @@ def main() -> int:
         parse(texts[i % 600])
     seconds = time.process_time() - start
     scaled = seconds * ASKED / args.responses
-    result = {"responses": args.responses, "cpu_s": round(seconds, 2), "cpu_s_for_a_million": round(scaled, 2)}
+    result = {
+        "responses": args.responses,
+        "cpu_s": round(seconds, 2),
+        "cpu_s_for_a_million": round(scaled, 2),
+    }
     print(json.dumps({**result, "within_limits": scaled < LIMIT_S}))
     return 0 if scaled < LIMIT_S else 1
 

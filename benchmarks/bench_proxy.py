@@ -27,7 +27,11 @@ import httpx
 LIMIT_MS, WARM_UP = 5.0, 20  # the first requests open connections
 ROOT = Path(__file__).resolve().parents[1]
 WORDS, INTERVAL_S = "some reasoning, " * 8, 0.005
-TEXTS = {"small": f"{WORDS}\nConfidence: 0.90", "unsure": f"{WORDS}\nConfidence: 0.20", "large": WORDS}
+TEXTS = {
+    "small": f"{WORDS}\nConfidence: 0.90",
+    "unsure": f"{WORDS}\nConfidence: 0.20",
+    "large": WORDS,
+}
 KINDS = ("served", "deferred", "served_stream", "deferred_stream")
 
 
@@ -44,9 +48,12 @@ def main() -> int:
     processes: list[subprocess.Popen[str]] = []
     try:
         urls = {name: _stub(text, processes) for name, text in TEXTS.items()}
-        proxies = {name: _proxy(urls[name], urls["large"], processes) for name in ("small", "unsure")}
+        proxies = {
+            name: _proxy(urls[name], urls["large"], processes) for name in ("small", "unsure")
+        }
         results = {
-            kind: _measure(kind, urls, proxies, args.streams if "stream" in kind else args.requests) for kind in KINDS
+            kind: _measure(kind, urls, proxies, args.streams if "stream" in kind else args.requests)
+            for kind in KINDS
         }
     finally:
         for process in processes:
@@ -134,9 +141,21 @@ def _proxy(small: str, large: str, processes: list[subprocess.Popen[str]]) -> Pr
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = ["proxy", "--small-url", small, "--small-model", "s", "--large-url", large, "--large-model", "l"]
+    command = [
+        "proxy",
+        "--small-url",
+        small,
+        "--small-model",
+        "s",
+        "--large-url",
+        large,
+        "--large-model",
+        "l",
+    ]
     more = ["--threshold", "0.7", "--port", str(port)]
-    process = subprocess.Popen([sys.executable, "-m", "caopd_verl.cli", *command, *more], text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "caopd_verl.cli", *command, *more], text=True, cwd=ROOT
+    )
     processes.append(process)
     for _ in range(600):
         try:

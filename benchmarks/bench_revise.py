@@ -37,7 +37,9 @@ def make_rollouts(tokenizer, eot_id: int, kind: str) -> list[list[int]]:
     rng = random.Random(0)
     words = [" acid", " base", " 12", " so", " we", " add", ",", " carbon"]
     words += [] if kind == "one_line" else [".\n", "\n\n"]
-    ending = tokenizer.encode(("" if kind == "one_line" else "\n") + ENDINGS[kind], add_special_tokens=False)
+    ending = tokenizer.encode(
+        ("" if kind == "one_line" else "\n") + ENDINGS[kind], add_special_tokens=False
+    )
     rollouts = []
     for _ in range(PROMPTS * K):
         text = "".join(rng.choices(words, k=TOKENS))
@@ -65,11 +67,20 @@ def main() -> None:
                 target = compute_target(correct, leave_one_out=False, shrinkage=None)
                 for k, value in enumerate(target.per_rollout):
                     revise_response(
-                        rollouts[p * K + k], value, tokenizer=tokenizer, eot_id=eot_id, max_response_tokens=TOKENS
+                        rollouts[p * K + k],
+                        value,
+                        tokenizer=tokenizer,
+                        eot_id=eot_id,
+                        max_response_tokens=TOKENS,
                     )
             seconds.append(time.perf_counter() - begin)
-        results[kind] = {"median_s": round(statistics.median(seconds), 4), "worst_s": round(max(seconds), 4)}
-        print(f"{PROMPTS * K} rollouts x {len(rollouts[0])} tokens, confidence {kind}: {results[kind]}")
+        results[kind] = {
+            "median_s": round(statistics.median(seconds), 4),
+            "worst_s": round(max(seconds), 4),
+        }
+        print(
+            f"{PROMPTS * K} rollouts x {len(rollouts[0])} tokens, confidence {kind}: {results[kind]}"
+        )
     print(json.dumps(results))
 
 

@@ -24,7 +24,11 @@ def real_steps(recipe: str, steps: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "caopd_verl.main", f"+recipe={recipe}", "+scale=cpu_tiny"),
-            *(f"caopd.output_dir={folder}", f"trainer.total_training_steps={steps}", "trainer.val_before_train=false"),
+            *(
+                f"caopd.output_dir={folder}",
+                f"trainer.total_training_steps={steps}",
+                "trainer.val_before_train=false",
+            ),
             *("trainer.test_freq=-1", "trainer.save_freq=-1", "trainer.resume_mode=disable"),
         ]
         subprocess.run(command, check=True, capture_output=True)

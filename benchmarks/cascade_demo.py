@@ -26,15 +26,37 @@ COSTS = ("--cost-small", "1", "--cost-large", "10")
 
 def evaluate(model: Path, output: Path, name: str, *, limit: int, seed: int) -> None:
     """`caopd eval` of one checkpoint on the fresh questions."""
-    where = ["--model", str(model), "--task", "arithmetic", "--task-seed", TASK_SEED, "--limit", str(limit)]
-    more = ["--max-tokens", "24", "--seed", str(seed), "--threads", "1", "--batch-size", "250", "--name", name]
+    where = [
+        "--model",
+        str(model),
+        "--task",
+        "arithmetic",
+        "--task-seed",
+        TASK_SEED,
+        "--limit",
+        str(limit),
+    ]
+    more = [
+        "--max-tokens",
+        "24",
+        "--seed",
+        str(seed),
+        "--threads",
+        "1",
+        "--batch-size",
+        "250",
+        "--name",
+        name,
+    ]
     if caopd(["eval", *where, *more, "--output", str(output), "--no-progress"]):
         raise SystemExit(f"the evaluation of {model} failed")
 
 
 def checkpoint(demo: Path, recipe: str) -> Path:
     """The last checkpoint of a demo's run, as plain transformers load it."""
-    found = sorted((demo / recipe / "checkpoints").glob("global_step_*"), key=lambda path: int(path.name[12:]))
+    found = sorted(
+        (demo / recipe / "checkpoints").glob("global_step_*"), key=lambda path: int(path.name[12:])
+    )
     if not found:
         raise SystemExit(f"{demo / recipe} holds no checkpoint: give the folders of finished demos")
     return found[-1] / "actor" / "huggingface"
@@ -49,21 +71,38 @@ def pooled(parts: list[Path], output: Path, name: str) -> Path:
     ]
     output.mkdir(parents=True, exist_ok=True)
     source = output / "pooled.jsonl"
-    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    if caopd(["eval", "--responses", str(source), "--name", name, "--output", str(output), "--no-progress"]):
+    source.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    if caopd(
+        [
+            "eval",
+            "--responses",
+            str(source),
+            "--name",
+            name,
+            "--output",
+            str(output),
+            "--no-progress",
+        ]
+    ):
         raise SystemExit(f"the rows of {name} can't be pooled")
     return output
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("demos", nargs="+", type=Path)
     parser.add_argument("--large", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=1000)
     args = parser.parse_args()
     evaluate(args.large, args.output / "large", "large", limit=args.limit, seed=0)
-    evaluate(Path(assets.__path__[0]) / "tiny_arith", args.output / BASE, BASE, limit=args.limit, seed=0)
+    evaluate(
+        Path(assets.__path__[0]) / "tiny_arith", args.output / BASE, BASE, limit=args.limit, seed=0
+    )
     results = {}
     for recipe in RECIPES:
         parts = [args.output / f"{recipe}_{i}" for i in range(len(args.demos))]
@@ -72,8 +111,15 @@ def main() -> None:
         results[recipe] = pooled(parts, args.output / recipe, recipe)
     for preset, readout in product(RECIPES[1:], ("stated", "expected", "expected_t1")):
         print(f"\n===== {preset} against {RECIPES[0]}, routing by the {readout} confidence")
-        small = [item for recipe in (preset, RECIPES[0]) for item in ("--small", str(results[recipe]))]
-        where = ["--large", str(args.output / "large"), "--output", str(args.output / f"route_{preset}_{readout}")]
+        small = [
+            item for recipe in (preset, RECIPES[0]) for item in ("--small", str(results[recipe]))
+        ]
+        where = [
+            "--large",
+            str(args.output / "large"),
+            "--output",
+            str(args.output / f"route_{preset}_{readout}"),
+        ]
         if caopd(["route", *small, *where, *COSTS, "--readout", readout]):
             raise SystemExit("routing failed")
 

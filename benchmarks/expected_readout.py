@@ -47,13 +47,17 @@ def against_stated(stated: Column, expected: Column) -> Comparison:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("demos", nargs="+", type=Path)
     parser.add_argument("--recipes", default=",".join(RECIPES))
     args = parser.parse_args()
     for recipe in args.recipes.split(","):
         runs = [last_validation(demo / recipe) for demo in args.demos]
-        stated, expected = ([run.column(readout) for run in runs] for readout in ("stated", "expected"))
+        stated, expected = (
+            [run.column(readout) for run in runs] for readout in ("stated", "expected")
+        )
         pairs = {str(demo): pair for demo, *pair in zip(args.demos, stated, expected, strict=True)}
         pairs["all seeds"] = [joined(stated), joined(expected)]
         for name, (old, new) in pairs.items():

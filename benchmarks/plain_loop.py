@@ -52,7 +52,9 @@ SETTINGS: dict[str, CaopdConfig] = {
     "sdpo": CaopdConfig(method="sdpo"),
     "sdpo_caopd": CaopdConfig(method="caopd"),
     "sdpo_caopd_proper": CaopdConfig(
-        method="caopd", unsolved="confidence_only", loss=LossConfig(average="token", confidence_alpha=0.0)
+        method="caopd",
+        unsolved="confidence_only",
+        loss=LossConfig(average="token", confidence_alpha=0.0),
     ),
 }
 
@@ -82,7 +84,9 @@ class Loop:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
         self.student: Any = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
         self.teacher: Any = copy.deepcopy(self.student).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=rate(0), weight_decay=0.01, betas=betas)
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=rate(0), weight_decay=0.01, betas=betas
+        )
         self.eot = find_eot_id(self.tokenizer)
         self.setting = Setting(config, self.tokenizer, self.eot, MAX_NEW)
 
@@ -107,22 +111,35 @@ class Loop:
         }
 
     @torch.no_grad()
-    def sample(self, examples: Sequence[Example], *, n: int, temperature: float, top_p: float) -> list[RolloutGroup]:
+    def sample(
+        self, examples: Sequence[Example], *, n: int, temperature: float, top_p: float
+    ) -> list[RolloutGroup]:
         """`n` verified rollouts of each example, in one batch."""
-        prompts = [encode_prompt(e.messages, tokenizer=self.tokenizer, template_kwargs={}) for e in examples]
-        ids, mask = pad([p for p in prompts for _ in range(n)], left=True, value=self.tokenizer.pad_token_id)
+        prompts = [
+            encode_prompt(e.messages, tokenizer=self.tokenizer, template_kwargs={})
+            for e in examples
+        ]
+        ids, mask = pad(
+            [p for p in prompts for _ in range(n)], left=True, value=self.tokenizer.pad_token_id
+        )
         out = self.student.generate(
             input_ids=ids, attention_mask=mask, do_sample=True, temperature=temperature, top_p=top_p, top_k=0,
             max_new_tokens=MAX_NEW, eos_token_id=self.eot, pad_token_id=self.tokenizer.pad_token_id,
         )  # fmt: skip
         responses = [cut_after(row, self.eot) for row in out[:, ids.shape[1] :].tolist()]
-        texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = self.tokenizer.batch_decode(
+            responses, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         groups = []
         for g, (example, prompt) in enumerate(zip(examples, prompts, strict=True)):
             verify = get_verifier(example.verifier)
             rollouts = tuple(
-                Rollout(tuple(r), (), text, verify(text, example.answer), truncated=r[-1] != self.eot)
-                for r, text in zip(responses[g * n : g * n + n], texts[g * n : g * n + n], strict=True)
+                Rollout(
+                    tuple(r), (), text, verify(text, example.answer), truncated=r[-1] != self.eot
+                )
+                for r, text in zip(
+                    responses[g * n : g * n + n], texts[g * n : g * n + n], strict=True
+                )
             )
             groups.append(RolloutGroup(f"{g}", example, tuple(prompt), rollouts))
         return groups
@@ -132,7 +149,9 @@ class Loop:
         rows, targets = [], []
         for group in groups:
             verdicts = [r.verdict.correct for r in group.rollouts]
-            target = compute_target(verdicts, leave_one_out=self.config.target.leave_one_out, shrinkage=None)
+            target = compute_target(
+                verdicts, leave_one_out=self.config.target.leave_one_out, shrinkage=None
+            )
             targets.append(target.p_hat)
             for trajectory in METHODS[self.config.method](group, target, self.setting):
                 if trajectory.context is None:
@@ -147,7 +166,9 @@ class Loop:
     def update(self, index: int, rows: Sequence[Row]) -> dict[str, float]:
         """One optimizer step on the rows' weighted mean divergence."""
         loss_config = self.config.loss
-        responses, _ = pad([r.trajectory.token_ids for r in rows], left=False, value=self.tokenizer.pad_token_id)
+        responses, _ = pad(
+            [r.trajectory.token_ids for r in rows], left=False, value=self.tokenizer.pad_token_id
+        )
         mask_BR = pad_masks([r.trajectory.trained_mask for r in rows])
         confidence_T = pad_masks([r.trajectory.confidence_mask for r in rows])[mask_BR]
         value_T = pad_masks([r.trajectory.value_mask for r in rows])[mask_BR]
@@ -172,7 +193,9 @@ class Loop:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
-        mean = lambda x_T, where_T: float(x_T[where_T].mean()) if bool(where_T.any()) else float("nan")  # noqa: E731
+        mean = lambda x_T, where_T: (
+            float(x_T[where_T].mean()) if bool(where_T.any()) else float("nan")
+        )
         return {
             "loss": loss.item(),
             "reasoning_loss": mean(loss_T.detach(), ~confidence_T),
@@ -182,14 +205,18 @@ class Loop:
             "grad_norm": float(norm),
         }
 
-    def logits(self, model: Any, prompts: Sequence[list[int]], rows: Sequence[Row], mask_BR: Tensor) -> Tensor:
+    def logits(
+        self, model: Any, prompts: Sequence[list[int]], rows: Sequence[Row], mask_BR: Tensor
+    ) -> Tensor:
         """fp32 logits [T, V] of the trained tokens, each from the position before it."""
         pad_id = self.tokenizer.pad_token_id
         left, left_mask = pad(prompts, left=True, value=pad_id)
         right, right_mask = pad([r.trajectory.token_ids for r in rows], left=False, value=pad_id)
         mask = torch.cat([left_mask, right_mask], 1)
         hidden = model.model(
-            input_ids=torch.cat([left, right], 1), attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
+            input_ids=torch.cat([left, right], 1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         ).last_hidden_state
         return model.lm_head(hidden[:, left.shape[1] - 1 : -1][mask_BR])
 
@@ -203,7 +230,11 @@ class Loop:
             groups += self.sample(part, n=1, temperature=VAL_TEMPERATURE, top_p=VAL_TOP_P)
         rollouts = [group.rollouts[0] for group in groups]
         stated = [parse(rollout.text).value for rollout in rollouts]
-        return dict(calibration_metrics(stated, [r.verdict.correct for r in rollouts], n_bins=10, missing="drop"))
+        return dict(
+            calibration_metrics(
+                stated, [r.verdict.correct for r in rollouts], n_bins=10, missing="drop"
+            )
+        )
 
 
 def pad(sequences: Sequence[Sequence[int]], *, left: bool, value: int) -> tuple[Tensor, Tensor]:
@@ -228,7 +259,9 @@ def cut_after(ids: list[int], eot: int) -> list[int]:
     return ids[: ids.index(eot) + 1] if eot in ids else ids
 
 
-def learning_rates(peak: float, *, warmup: int, steps: int, schedule: str) -> Callable[[int], float]:
+def learning_rates(
+    peak: float, *, warmup: int, steps: int, schedule: str
+) -> Callable[[int], float]:
     """Step -> learning rate, as verl's schedulers: linear warm-up from 0, then constant or half a cosine to 0."""
 
     def rate(index: int) -> float:
@@ -246,7 +279,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     torch.set_num_threads(args.threads)
     config = SETTINGS[args.method]
     loss = replace(config.loss, average=args.average or config.loss.average)
-    config = replace(config, loss=loss, context=replace(config.context, attempt_template=args.attempt_template))
+    config = replace(
+        config, loss=loss, context=replace(config.context, attempt_template=args.attempt_template)
+    )
     rate = learning_rates(args.lr, warmup=args.warmup, steps=args.steps, schedule=args.schedule)
     loop = Loop(args.model, config, rate=rate, betas=(0.9, args.beta2), seed=args.seed)
     train = generate(n=PROMPTS * args.steps, seed=1000 + args.seed, split="train")
@@ -267,7 +302,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         spent += time.perf_counter() - started
         if args.log_every and index % args.log_every == 0:
             report({"step": index, **metrics})
-    report({"step": args.steps, "seconds_per_step": spent / max(1, args.steps), **loop.validate(test)})
+    report(
+        {"step": args.steps, "seconds_per_step": spent / max(1, args.steps), **loop.validate(test)}
+    )
     if args.save:
         loop.student.save_pretrained(args.save)
         loop.tokenizer.save_pretrained(args.save)
@@ -276,7 +313,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default=str(ASSET))
     parser.add_argument("--method", choices=sorted(SETTINGS), required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -40,7 +40,9 @@ OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="caopd", description="Measure the calibration of any model, and route by it.")
+    parser = argparse.ArgumentParser(
+        prog="caopd", description="Measure the calibration of any model, and route by it."
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command in (*commands.COMMANDS, *CASCADE_COMMANDS, *INTEGRATION_COMMANDS):
         command.add_parser(subparsers)
@@ -51,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted: finished rows are on disk, the same command goes on from there", file=sys.stderr)
+        print(
+            "interrupted: finished rows are on disk, the same command goes on from there",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

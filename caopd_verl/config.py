@@ -51,9 +51,15 @@ class TargetConfig:
 class ContextConfig:
     """The teacher's privileged context."""
 
-    max_tokens: int = 10240  # limit of the teacher's prompt: question (2048) + a demonstration (8192)
-    overlong: str = "shorten_demo"  # the question, the closing line and the header are never cut (T25)
-    attempt_template: str = "solution"  # header of an unsolved rollout under `unsolved=confidence_only`
+    max_tokens: int = (
+        10240  # limit of the teacher's prompt: question (2048) + a demonstration (8192)
+    )
+    overlong: str = (
+        "shorten_demo"  # the question, the closing line and the header are never cut (T25)
+    )
+    attempt_template: str = (
+        "solution"  # header of an unsolved rollout under `unsolved=confidence_only`
+    )
 
 
 @dataclass
@@ -65,8 +71,12 @@ class LossConfig:
     confidence_alpha: float | None = None  # the same for the confidence tokens; None: as alpha
     average: str = "sequence"  # per-sequence mean, as SDPO with one sequence per micro-batch; "token": all tokens equal
     normalize_by: str = "trained"  # denominator: rows that carry loss; "all": masked rows dilute it, as in SDPO (T23)
-    is_clip: float = 2.0  # clip of the per-token ratio student/old; exactly 1 with one mini-batch a step
-    tis_clip: float | None = 2.0  # clip of the per-token ratio old/rollout on untouched tokens (T19); None: off
+    is_clip: float = (
+        2.0  # clip of the per-token ratio student/old; exactly 1 with one mini-batch a step
+    )
+    tis_clip: float | None = (
+        2.0  # clip of the per-token ratio old/rollout on untouched tokens (T19); None: off
+    )
     chunk_tokens: int = 1024  # tokens whose fp32 log-probs are alive at once
 
 
@@ -74,7 +84,9 @@ class LossConfig:
 class TeacherConfig:
     """The EMA teacher."""
 
-    ema_rate: float = 0.05  # teacher <- (1 - rate) * teacher + rate * student, once per optimizer step
+    ema_rate: float = (
+        0.05  # teacher <- (1 - rate) * teacher + rate * student, once per optimizer step
+    )
 
 
 @dataclass
@@ -82,8 +94,12 @@ class EvaluationConfig:
     """Validation metrics."""
 
     n_bins: int = 10
-    missing: str = "drop"  # responses without a parsable confidence: drop | zero | worst; always counted
-    expected: bool = False  # also read the mean of the model's distribution over the confidence strings
+    missing: str = (
+        "drop"  # responses without a parsable confidence: drop | zero | worst; always counted
+    )
+    expected: bool = (
+        False  # also read the mean of the model's distribution over the confidence strings
+    )
 
 
 @dataclass
@@ -91,8 +107,12 @@ class RolloutConfig:
     """How rollouts are asked for."""
 
     prompts_per_request: int = 16  # prompts in one call to a vLLM server
-    seeded: bool = False  # a seed of its own for every prompt and step: rollouts do not depend on batch order
-    replay_path: str | None = None  # read the rollouts of each step from this folder instead of sampling
+    seeded: bool = (
+        False  # a seed of its own for every prompt and step: rollouts do not depend on batch order
+    )
+    replay_path: str | None = (
+        None  # read the rollouts of each step from this folder instead of sampling
+    )
     record_path: str | None = None  # write the rollouts of each step to this folder
 
 
@@ -101,8 +121,12 @@ class CaopdConfig:
     """Everything under `caopd:`."""
 
     method: str = "caopd"  # a row of `methods.METHODS`
-    unsolved: str = "mask"  # groups without a success: as SDPO, or train their confidence towards p-hat = 0
-    truncated: str = "mask"  # cut at the response limit (T5): no loss; p-hat counts them as the verifier judges
+    unsolved: str = (
+        "mask"  # groups without a success: as SDPO, or train their confidence towards p-hat = 0
+    )
+    truncated: str = (
+        "mask"  # cut at the response limit (T5): no loss; p-hat counts them as the verifier judges
+    )
     empty_batch: str = "error"  # a step in which no row carries loss
     output_dir: str = "outputs/run"
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -140,7 +164,9 @@ def validate(cfg: CaopdConfig, *, methods: tuple[str, ...], rollouts_per_prompt:
     """
     _require(cfg.method in methods, "caopd.method", cfg.method, f"one of {', '.join(methods)}")
     for key, choices in CHOICES.items():
-        _require(_select(cfg, key) in choices, key, _select(cfg, key), f"one of {', '.join(choices)}")
+        _require(
+            _select(cfg, key) in choices, key, _select(cfg, key), f"one of {', '.join(choices)}"
+        )
     k = rollouts_per_prompt
     _require(k >= 1, "actor_rollout_ref.rollout.n", k, "at least 1 rollout a prompt")
     _require(
@@ -158,14 +184,39 @@ def validate(cfg: CaopdConfig, *, methods: tuple[str, ...], rollouts_per_prompt:
         "raise it, or set caopd.unsolved=confidence_only",
     )
     loss = cfg.loss
-    _require(0.0 <= loss.alpha <= 1.0, "caopd.loss.alpha", loss.alpha, "a number in [0, 1]: 0 forward, 1 reverse KL")
-    _require(0.0 <= cfg.confidence_alpha <= 1.0, "caopd.loss.confidence_alpha", cfg.confidence_alpha, "in [0, 1]")
-    _require(loss.top_k is None or loss.top_k >= 1, "caopd.loss.top_k", loss.top_k, "at least 1, or null for all")
+    _require(
+        0.0 <= loss.alpha <= 1.0,
+        "caopd.loss.alpha",
+        loss.alpha,
+        "a number in [0, 1]: 0 forward, 1 reverse KL",
+    )
+    _require(
+        0.0 <= cfg.confidence_alpha <= 1.0,
+        "caopd.loss.confidence_alpha",
+        cfg.confidence_alpha,
+        "in [0, 1]",
+    )
+    _require(
+        loss.top_k is None or loss.top_k >= 1,
+        "caopd.loss.top_k",
+        loss.top_k,
+        "at least 1, or null for all",
+    )
     _require(loss.is_clip > 0, "caopd.loss.is_clip", loss.is_clip, "a positive number")
-    _require(loss.tis_clip is None or loss.tis_clip > 0, "caopd.loss.tis_clip", loss.tis_clip, "positive, or null")
+    _require(
+        loss.tis_clip is None or loss.tis_clip > 0,
+        "caopd.loss.tis_clip",
+        loss.tis_clip,
+        "positive, or null",
+    )
     _require(loss.chunk_tokens >= 1, "caopd.loss.chunk_tokens", loss.chunk_tokens, "at least 1")
     rate = cfg.teacher.ema_rate
-    _require(0.0 < rate <= 1.0, "caopd.teacher.ema_rate", rate, "in (0, 1]: 0 would freeze the teacher, 1 copies")
+    _require(
+        0.0 < rate <= 1.0,
+        "caopd.teacher.ema_rate",
+        rate,
+        "in (0, 1]: 0 would freeze the teacher, 1 copies",
+    )
     shrinkage = cfg.target.shrinkage
     _require(
         shrinkage is None or (len(shrinkage) == 2 and min(shrinkage) >= 0),
@@ -173,8 +224,18 @@ def validate(cfg: CaopdConfig, *, methods: tuple[str, ...], rollouts_per_prompt:
         shrinkage,
         "null, or two numbers [a, b] >= 0 of a Beta prior",
     )
-    _require(cfg.evaluation.n_bins >= 1, "caopd.evaluation.n_bins", cfg.evaluation.n_bins, "at least 1 bin")
-    _require(cfg.context.max_tokens >= 1, "caopd.context.max_tokens", cfg.context.max_tokens, "at least 1 token")
+    _require(
+        cfg.evaluation.n_bins >= 1,
+        "caopd.evaluation.n_bins",
+        cfg.evaluation.n_bins,
+        "at least 1 bin",
+    )
+    _require(
+        cfg.context.max_tokens >= 1,
+        "caopd.context.max_tokens",
+        cfg.context.max_tokens,
+        "at least 1 token",
+    )
     n = cfg.rollout.prompts_per_request
     _require(n >= 1, "caopd.rollout.prompts_per_request", n, "at least 1")
     frac = cfg.task.val_fraction

@@ -33,18 +33,26 @@ _STEP = re.compile(r"^step (\d+)/(\d+)  (.*)")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="SDPO against CaOPD on an embedded tiny model, on CPU.")
+    parser = argparse.ArgumentParser(
+        description="SDPO against CaOPD on an embedded tiny model, on CPU."
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"))
-    parser.add_argument("--seed", type=int, default=0, help="of the questions' order and of the sampling")
     parser.add_argument(
-        "overrides", nargs="*", help="config overrides for all runs, e.g. trainer.total_training_steps=5"
+        "--seed", type=int, default=0, help="of the questions' order and of the sampling"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="config overrides for all runs, e.g. trainer.total_training_steps=5",
     )
     args = parser.parse_args(argv)
     start = time.monotonic()
     summary = run_all(args.output, args.seed, args.overrides)
     print(table(summary))
     minutes = (time.monotonic() - start) / 60
-    print(f"\nwritten to {args.output} in {minutes:.1f} min: summary.json, reliability_*.png, a folder for each run")
+    print(
+        f"\nwritten to {args.output} in {minutes:.1f} min: summary.json, reliability_*.png, a folder for each run"
+    )
 
 
 def run_all(output: Path, seed: int, overrides: list[str]) -> dict[str, dict[str, Any]]:
@@ -52,15 +60,23 @@ def run_all(output: Path, seed: int, overrides: list[str]) -> dict[str, dict[str
     for recipe in RECIPES:
         folder = output / recipe
         shutil.rmtree(folder, ignore_errors=True)
-        first = recipe == RECIPES[0]  # the base is validated once, before the first run's first step
+        first = (
+            recipe == RECIPES[0]
+        )  # the base is validated once, before the first run's first step
         command = [
             *(sys.executable, "-m", "caopd_verl.main", f"+recipe={recipe}", "+scale=cpu_tiny"),
-            *(f"caopd.output_dir={folder}", f"data.seed={seed}", f"trainer.val_before_train={first}"),
+            *(
+                f"caopd.output_dir={folder}",
+                f"data.seed={seed}",
+                f"trainer.val_before_train={first}",
+            ),
             *("trainer.resume_mode=disable", *overrides),
         ]
         run_one(recipe, command, folder)
     rows = {BASE: _read_rows(sorted((output / RECIPES[0] / "validation").glob("*.jsonl"))[0])}
-    rows |= {r: _read_rows(sorted((output / r / "validation").glob("*.jsonl"))[-1]) for r in RECIPES}
+    rows |= {
+        r: _read_rows(sorted((output / r / "validation").glob("*.jsonl"))[-1]) for r in RECIPES
+    }
     return write_summary(rows, output)
 
 
@@ -87,7 +103,9 @@ def run_one(recipe: str, command: list[str], folder: Path) -> None:
     bar.close()
     if code:
         print("\n".join(tail), file=sys.stderr)
-        raise SystemExit(f"{recipe} failed with exit code {code}; the whole log is {folder / 'log.txt'}")
+        raise SystemExit(
+            f"{recipe} failed with exit code {code}; the whole log is {folder / 'log.txt'}"
+        )
 
 
 def write_summary(rows: dict[str, list[dict[str, Any]]], output: Path) -> dict[str, dict[str, Any]]:
@@ -99,7 +117,9 @@ def write_summary(rows: dict[str, list[dict[str, Any]]], output: Path) -> dict[s
     for name, own in rows.items():
         readouts = summarize(own, config)
         summary[name] = {key: readouts["stated"][key] for key in KEYS}
-        summary[name] |= {key: {k: m[k] for k in KEYS} for key, m in readouts.items() if key != "stated"}
+        summary[name] |= {
+            key: {k: m[k] for k in KEYS} for key, m in readouts.items() if key != "stated"
+        }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     base = output / BASE
     base.mkdir(exist_ok=True)
@@ -108,7 +128,10 @@ def write_summary(rows: dict[str, list[dict[str, Any]]], output: Path) -> dict[s
         column = READOUTS[readout]
         if column in rows[BASE][0]:
             compare_reliability(
-                {name: ([r[column] for r in own], [r["correct"] for r in own]) for name, own in rows.items()},
+                {
+                    name: ([r[column] for r in own], [r["correct"] for r in own])
+                    for name, own in rows.items()
+                },
                 output / f"reliability_{readout}.png",
                 n_bins=config.n_bins,
                 title=f"{readout.capitalize()} confidence on held-out questions",
@@ -123,7 +146,9 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
     for name, metrics in summary.items():
         readouts = {"stated": metrics, **{k: v for k, v in metrics.items() if isinstance(v, dict)}}
         for readout, values in readouts.items():
-            cells = ["undefined" if values[k] is None else f"{values[k]:.3f}".rstrip() for k in KEYS[1:]]
+            cells = [
+                "undefined" if values[k] is None else f"{values[k]:.3f}".rstrip() for k in KEYS[1:]
+            ]
             label = name if readout == "stated" else f"  {readout} confidence"
             lines.append(f"{label:28}{values['n']:>10}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)

@@ -16,9 +16,18 @@ class CaopdError(Exception):
         fix: what the user can do about it.
     """
 
-    def __init__(self, what: str, *, where: str | None = None, expected: str | None = None, fix: str | None = None):
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        expected: str | None = None,
+        fix: str | None = None,
+    ):
         self.what, self.where, self.expected, self.fix = what, where, expected, fix
-        super().__init__(what, where, expected, fix)  # all four as args, so that the error survives pickling by Ray
+        super().__init__(
+            what, where, expected, fix
+        )  # all four as args, so that the error survives pickling by Ray
 
     def __reduce__(self):
         return _rebuild, (type(self), self.what, self.where, self.expected, self.fix)

@@ -15,7 +15,9 @@ from omegaconf import DictConfig
 from caopd_verl.config import CaopdConfig
 from caopd_verl.errors import CaopdError
 
-CONFIGS = Path(__file__).parent / "configs"  # absolute, so that `main` can be called by an importer too
+CONFIGS = (
+    Path(__file__).parent / "configs"
+)  # absolute, so that `main` can be called by an importer too
 
 ConfigStore.instance().store(group="caopd", name="schema", node=CaopdConfig)
 
@@ -32,7 +34,9 @@ def _run(config: DictConfig) -> None:
         cause = root_cause(error)
         if not isinstance(cause, CaopdError):
             raise
-        print(f"{type(cause).__name__}: {cause}", file=sys.stderr)  # hydra.main would print a stack trace instead
+        print(
+            f"{type(cause).__name__}: {cause}", file=sys.stderr
+        )  # hydra.main would print a stack trace instead
         sys.exit(2)
 
 

@@ -45,11 +45,17 @@ def prepare(config: DictConfig) -> None:
     check_refused(config)
     with open_dict(config):
         config.caopd.output_dir = str(Path(caopd.output_dir).absolute())
-        config.actor_rollout_ref.model.path = resolve_model_path(config.actor_rollout_ref.model.path)
+        config.actor_rollout_ref.model.path = resolve_model_path(
+            config.actor_rollout_ref.model.path
+        )
     model_path = config.actor_rollout_ref.model.path
-    tokenizer = load_tokenizer(model_path, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
+    tokenizer = load_tokenizer(
+        model_path, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code
+    )
     check_tokenizer(tokenizer, model_path)
-    _check_vocabulary(model_path, caopd, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code)
+    _check_vocabulary(
+        model_path, caopd, trust_remote_code=config.actor_rollout_ref.model.trust_remote_code
+    )
     train, val = load_examples(config)
     kwargs = dict(config.data.apply_chat_template_kwargs or {})
     for example in [*train, *val]:
@@ -134,7 +140,9 @@ def check_tokenizer(tokenizer: Any, path: str) -> None:
         encode_segment(0.5, tokenizer)
     except TokenizerError as error:
         where = f"actor_rollout_ref.model.path={path}"
-        raise TokenizerError(error.what, where=where, expected=error.expected, fix=error.fix) from error
+        raise TokenizerError(
+            error.what, where=where, expected=error.expected, fix=error.fix
+        ) from error
 
 
 def load_examples(config: DictConfig) -> tuple[list[Example], list[Example]]:
@@ -179,10 +187,14 @@ def _load(task: Any, split: Split, **options: Any) -> list[Example]:
         if error.where not in keys:
             raise
         where = f"caopd.task.{keys[error.where]}"
-        raise ConfigError(error.what, where=where, expected=error.expected, fix=error.fix) from error
+        raise ConfigError(
+            error.what, where=where, expected=error.expected, fix=error.fix
+        ) from error
 
 
-def _check_prompt(example: Example, tokenizer: Any, template_kwargs: dict[Any, Any], limit: int) -> None:
+def _check_prompt(
+    example: Example, tokenizer: Any, template_kwargs: dict[Any, Any], limit: int
+) -> None:
     n = len(encode_prompt(example.messages, tokenizer=tokenizer, template_kwargs=template_kwargs))
     if n > limit:
         raise DataError(
@@ -225,7 +237,9 @@ def check_batch(config: DictConfig) -> None:
         )
     actor = config.actor_rollout_ref.actor
     micro = actor.ppo_micro_batch_size_per_gpu
-    if not actor.use_dynamic_bsz and (not isinstance(micro, int) or micro < 1 or (rows // ranks) % micro):
+    if not actor.use_dynamic_bsz and (
+        not isinstance(micro, int) or micro < 1 or (rows // ranks) % micro
+    ):
         raise ConfigError(
             f"a rank's {rows // ranks} rows do not split into micro-batches of {micro}",
             where="actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
@@ -253,7 +267,8 @@ def check_sampling(config: DictConfig) -> None:
     validation = rollout.val_kwargs
     greedy = {
         "actor_rollout_ref.rollout": rollout.temperature == 0,
-        "actor_rollout_ref.rollout.val_kwargs": not validation.do_sample or validation.temperature == 0,
+        "actor_rollout_ref.rollout.val_kwargs": not validation.do_sample
+        or validation.temperature == 0,
     }
     for (where, is_greedy), n in zip(greedy.items(), (rollout.n, validation.n), strict=True):
         if is_greedy and n > 1:
@@ -266,7 +281,11 @@ def check_sampling(config: DictConfig) -> None:
 
 def check_devices(config: DictConfig) -> None:
     """No more ranks than devices, so that Ray does not wait for ever. Raises `ConfigError`."""
-    ranks, nodes, device = config.trainer.n_gpus_per_node, config.trainer.nnodes, config.trainer.device
+    ranks, nodes, device = (
+        config.trainer.n_gpus_per_node,
+        config.trainer.nnodes,
+        config.trainer.device,
+    )
     if os.environ.get("RAY_ADDRESS"):
         return  # the devices are the cluster's
     if device == "cpu":

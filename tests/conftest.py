@@ -17,7 +17,9 @@ CONFIGS = Path(__file__).parents[1] / "caopd_verl" / "configs"
 def _compose(overrides: tuple[str, ...]) -> Any:
     import hydra
 
-    from caopd_verl.main import recipe_before_scale  # importing main puts the schema of `caopd:` into the ConfigStore
+    from caopd_verl.main import (
+        recipe_before_scale,
+    )  # importing main puts the schema of `caopd:` into the ConfigStore
 
     with hydra.initialize_config_dir(str(CONFIGS), version_base=None):
         return hydra.compose("caopd_trainer", overrides=recipe_before_scale(list(overrides)))

@@ -29,7 +29,9 @@ class LocalServer(ABC):
 
         def run() -> None:
             asyncio.set_event_loop(self._loop)
-            server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", self.port))
+            server = self._loop.run_until_complete(
+                asyncio.start_server(self._connection, "127.0.0.1", self.port)
+            )
             self.port = server.sockets[0].getsockname()[1]
             ready.set()
             self._loop.run_forever()

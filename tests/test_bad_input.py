@@ -22,7 +22,14 @@ def base(compose, tmp_path, monkeypatch):
     """The CPU demo's config on a handful of questions."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = compose("+recipe=sdpo_caopd", "+scale=cpu_tiny")
-    set_keys(config, {"caopd.task.n_train": 32, "caopd.task.n_val": 8, "caopd.output_dir": str(tmp_path / "out")})
+    set_keys(
+        config,
+        {
+            "caopd.task.n_train": 32,
+            "caopd.task.n_val": 8,
+            "caopd.output_dir": str(tmp_path / "out"),
+        },
+    )
     return config
 
 
@@ -55,11 +62,15 @@ def file_task(path: Path, name: str = "sciknoweval") -> dict[str, Any]:
 
 
 def science_rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (ROWS / "sciknoweval.json").read_text().splitlines() if line]
+    return [
+        json.loads(line) for line in (ROWS / "sciknoweval.json").read_text().splitlines() if line
+    ]
 
 
 def write(path: Path, lines: list[Any]) -> Path:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    )
     return path
 
 
@@ -91,21 +102,33 @@ def test_good_files_are_accepted(base, tmp_path):
         ({"caopd.loss.alpha": 1.5}, "caopd.loss.alpha", ("1.5", "[0, 1]")),
         ({"caopd.loss.alpha": float("nan")}, "caopd.loss.alpha", ("nan", "[0, 1]")),
         ({"caopd.loss.confidence_alpha": 2.0}, "caopd.loss.confidence_alpha", ("2.0", "[0, 1]")),
-        ({"caopd.loss.top_k": 271}, "caopd.loss.top_k", ("271", "vocabulary of 270", "at most 270")),
+        (
+            {"caopd.loss.top_k": 271},
+            "caopd.loss.top_k",
+            ("271", "vocabulary of 270", "at most 270"),
+        ),
         ({"caopd.loss.top_k": 0}, "caopd.loss.top_k", ("at least 1", "null")),
         ({"caopd.teacher.ema_rate": 0.0}, "caopd.teacher.ema_rate", ("0.0", "(0, 1]")),
         ({"caopd.teacher.ema_rate": 1.01}, "caopd.teacher.ema_rate", ("1.01", "(0, 1]")),
         ({"caopd.teacher.ema_rate": float("nan")}, "caopd.teacher.ema_rate", ("nan", "(0, 1]")),
         ({"caopd.method": "grpo2"}, "caopd.method", ("grpo2", "one of sdpo, caopd")),
         ({"caopd.unsolved": "ignore"}, "caopd.unsolved", ("ignore", "mask, confidence_only")),
-        ({"caopd.method": "sdpo", "caopd.unsolved": "confidence_only"}, "caopd.unsolved", ("caopd.method=caopd",)),
+        (
+            {"caopd.method": "sdpo", "caopd.unsolved": "confidence_only"},
+            "caopd.unsolved",
+            ("caopd.method=caopd",),
+        ),
         ({"caopd.loss.average": "mean"}, "caopd.loss.average", ("sequence, token",)),
         ({"caopd.target.shrinkage": [1.0]}, "caopd.target.shrinkage", ("[a, b]",)),
         ({"caopd.target.shrinkage": [-1.0, 1.0]}, "caopd.target.shrinkage", ("[a, b]",)),
         ({"caopd.loss.is_clip": 0.0}, "caopd.loss.is_clip", ("positive",)),
         ({"caopd.loss.tis_clip": -1.0}, "caopd.loss.tis_clip", ("positive", "null")),
         ({"actor_rollout_ref.rollout.n": 0}, "actor_rollout_ref.rollout.n", ("at least 1",)),
-        ({"data.train_batch_size": 48}, "actor_rollout_ref.actor.ppo_mini_batch_size", ("48", "divisor")),
+        (
+            {"data.train_batch_size": 48},
+            "actor_rollout_ref.actor.ppo_mini_batch_size",
+            ("48", "divisor"),
+        ),
         (
             {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 48},
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
@@ -122,27 +145,54 @@ def test_good_files_are_accepted(base, tmp_path):
             ("micro-batches of None", "use_dynamic_bsz=true"),
         ),
         (
-            {"actor_rollout_ref.rollout.val_kwargs.do_sample": False, "actor_rollout_ref.rollout.val_kwargs.n": 8},
+            {
+                "actor_rollout_ref.rollout.val_kwargs.do_sample": False,
+                "actor_rollout_ref.rollout.val_kwargs.n": 8,
+            },
             "actor_rollout_ref.rollout.val_kwargs.n",
             ("8 samples a prompt", "greedy"),
         ),
         ({"actor_rollout_ref.rollout.temperature": 0}, "actor_rollout_ref.rollout.n", ("greedy",)),
-        ({"actor_rollout_ref.rollout.n": 1}, "actor_rollout_ref.rollout.n", ("never its own demonstration",)),
-        ({"actor_rollout_ref.model.lora_rank": 8}, "actor_rollout_ref.model.lora_rank", ("8", "base model")),
+        (
+            {"actor_rollout_ref.rollout.n": 1},
+            "actor_rollout_ref.rollout.n",
+            ("never its own demonstration",),
+        ),
+        (
+            {"actor_rollout_ref.model.lora_rank": 8},
+            "actor_rollout_ref.model.lora_rank",
+            ("8", "base model"),
+        ),
         (
             {"actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size": 2},
             "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size",
             ("2", "logits"),
         ),
-        ({"actor_rollout_ref.model.use_fused_kernels": True}, "actor_rollout_ref.model.use_fused_kernels", ("logits",)),
+        (
+            {"actor_rollout_ref.model.use_fused_kernels": True},
+            "actor_rollout_ref.model.use_fused_kernels",
+            ("logits",),
+        ),
         ({"trainer.rollout_data_dir": "x"}, "trainer.rollout_data_dir", ("record_path",)),
-        ({"actor_rollout_ref.actor.strategy": "fsdp"}, "actor_rollout_ref.actor.strategy", ("fsdp2",)),
+        (
+            {"actor_rollout_ref.actor.strategy": "fsdp"},
+            "actor_rollout_ref.actor.strategy",
+            ("fsdp2",),
+        ),
         ({"caopd.task.name": "mmlu"}, "caopd.task.name", ("mmlu", "sciknoweval")),
         ({"caopd.task.name": "sciknoweval"}, "caopd.task.train_path", ("needs a data file",)),
-        ({"caopd.task.train_path": "questions.jsonl"}, "caopd.task.train_path", ("generated", "leave it out")),
+        (
+            {"caopd.task.train_path": "questions.jsonl"},
+            "caopd.task.train_path",
+            ("generated", "leave it out"),
+        ),
         ({"caopd.task.n_train": 0}, "caopd.task.n_train", ("0 questions", "at least 1")),
         ({"caopd.task.n_val": 0}, "caopd.task.n_val", ("0 questions", "at least 1")),
-        ({"caopd.task.n_train": 31}, "data.train_batch_size", ("31 training prompts", "at most 31")),
+        (
+            {"caopd.task.n_train": 31},
+            "data.train_batch_size",
+            ("31 training prompts", "at most 31"),
+        ),
     ],
 )
 def test_an_impossible_value_names_its_key(base, values, where, words):
@@ -156,7 +206,9 @@ def test_an_impossible_value_names_its_key(base, values, where, words):
 def test_an_unknown_key_names_the_block_and_the_nearest_key(base):
     OmegaConf.update(base, "caopd.teacher.ema", 0.1, force_add=True)
     error = refusal(base, {})
-    assert error.where == "caopd.teacher.ema" and "did you mean caopd.teacher.ema_rate?" in str(error)
+    assert error.where == "caopd.teacher.ema" and "did you mean caopd.teacher.ema_rate?" in str(
+        error
+    )
 
 
 # ---------------------------------------------------------------------- devices
@@ -165,7 +217,10 @@ def test_an_unknown_key_names_the_block_and_the_nearest_key(base):
 @pytest.mark.parametrize(
     ("values", "where"),
     [
-        ({"trainer.n_gpus_per_node": 2, "ray_kwargs.ray_init.num_gpus": 1}, "trainer.n_gpus_per_node"),
+        (
+            {"trainer.n_gpus_per_node": 2, "ray_kwargs.ray_init.num_gpus": 1},
+            "trainer.n_gpus_per_node",
+        ),
         ({"trainer.nnodes": 2}, "trainer.nnodes"),
     ],
 )
@@ -175,7 +230,9 @@ def test_more_ranks_than_logical_devices(base, values, where):
     assert "2 ranks" in str(error) and "ray_kwargs.ray_init.num_gpus=1" in str(error)
 
 
-def test_cpu_device_without_a_cpu_scale_would_wait_for_devices_that_ray_does_not_have(compose, monkeypatch):
+def test_cpu_device_without_a_cpu_scale_would_wait_for_devices_that_ray_does_not_have(
+    compose, monkeypatch
+):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     error = refusal(compose("+recipe=sdpo_caopd"), {"trainer.device": "cpu"})
     assert error.where == "trainer.n_gpus_per_node" and "+scale=cpu_tiny" in str(error)
@@ -187,7 +244,9 @@ def test_more_ranks_than_gpus(compose, monkeypatch, found):
     monkeypatch.setattr("torch.cuda.device_count", lambda: found)
     error = refusal(compose("+recipe=sdpo_caopd", "+scale=h200x4"), {})
     assert error.where == "trainer.n_gpus_per_node"
-    assert f"4 ranks a node, and this machine has {found} GPUs" in str(error) and "+scale=cpu_tiny" in str(error)
+    assert f"4 ranks a node, and this machine has {found} GPUs" in str(
+        error
+    ) and "+scale=cpu_tiny" in str(error)
 
 
 def test_rows_that_do_not_split_over_the_ranks(base):
@@ -208,7 +267,14 @@ def test_rows_that_do_not_split_over_the_ranks(base):
         (lambda row: json.dumps(row)[:-20], ("not JSON", "correct or remove the line")),
         (lambda row: {**row, "system": "Answer."}, ("response format",)),
     ],
-    ids=["no answer", "blank answer", "null answer", "unknown label", "broken JSON", "no response format"],
+    ids=[
+        "no answer",
+        "blank answer",
+        "null answer",
+        "unknown label",
+        "broken JSON",
+        "no response format",
+    ],
 )
 def test_a_bad_row_names_file_and_line(base, tmp_path, edit, words):
     good, bad, *rest = science_rows()
@@ -241,7 +307,11 @@ def test_a_validation_split_that_leaves_a_side_empty(base):
 def test_training_and_validation_file_share_a_prompt(base):
     path = ROWS / "sciknoweval.json"
     error = refusal(base, {**file_task(path), "caopd.task.val_path": str(path)})
-    assert isinstance(error, DataError) and f"{path}:1" in str(error) and "caopd.task.val_path" in str(error)
+    assert (
+        isinstance(error, DataError)
+        and f"{path}:1" in str(error)
+        and "caopd.task.val_path" in str(error)
+    )
 
 
 def test_a_prompt_over_the_limit_names_its_row(base, tmp_path):
@@ -250,12 +320,16 @@ def test_a_prompt_over_the_limit_names_its_row(base, tmp_path):
     path = write(tmp_path / "rows.jsonl", rows)
     error = refusal(base, {**file_task(path), "data.max_prompt_length": 2000})
     assert isinstance(error, DataError) and error.where == f"{path}:2"
-    assert "data.max_prompt_length=2000" in str(error) and "what to do: raise data.max_prompt_length" in str(error)
+    assert "data.max_prompt_length=2000" in str(
+        error
+    ) and "what to do: raise data.max_prompt_length" in str(error)
 
 
 def test_a_generated_prompt_over_the_limit(base):
     error = refusal(base, {"data.max_prompt_length": 8})
-    assert error.where.startswith("generated:split=train") and "data.max_prompt_length=8" in str(error)
+    assert error.where.startswith("generated:split=train") and "data.max_prompt_length=8" in str(
+        error
+    )
 
 
 # ---------------------------------------------------------------------- model and tokenizer
@@ -310,7 +384,11 @@ def test_a_chat_template_without_end_of_turn_token(base, broken_model):
     (broken_model / "chat_template.jinja").write_text(template)
     error = refusal(base, {"actor_rollout_ref.model.path": str(broken_model)})
     assert isinstance(error, TokenizerError)
-    assert str(broken_model) in str(error) and "end-of-turn" in str(error) and "what to do" in str(error)
+    assert (
+        str(broken_model) in str(error)
+        and "end-of-turn" in str(error)
+        and "what to do" in str(error)
+    )
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])

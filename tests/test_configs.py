@@ -65,7 +65,11 @@ def flat(config: Any, *, resolve: bool = True) -> dict[str, Any]:
 
 def differing(left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
     left, right = flat(left, resolve=False), flat(right, resolve=False)
-    return {k: (left.get(k), right.get(k)) for k in left.keys() | right.keys() if left.get(k) != right.get(k)}
+    return {
+        k: (left.get(k), right.get(k))
+        for k in left.keys() | right.keys()
+        if left.get(k) != right.get(k)
+    }
 
 
 # ---------------------------------------------------------------------- what is shipped
@@ -80,10 +84,14 @@ def test_the_documented_recipes_and_scales_are_shipped():
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_composes_with_every_scale(compose, recipe, scale):
     config = compose(f"+recipe={recipe}", *([f"+scale={scale}"] if scale else []))
-    assert flat(config)["caopd.output_dir"] == "outputs/run"  # resolves: no interpolation is left open
+    assert (
+        flat(config)["caopd.output_dir"] == "outputs/run"
+    )  # resolves: no interpolation is left open
     caopd = OmegaConf.to_object(config.caopd)
     assert isinstance(caopd, schema.CaopdConfig)
-    schema.validate(caopd, methods=tuple(METHODS), rollouts_per_prompt=config.actor_rollout_ref.rollout.n)
+    schema.validate(
+        caopd, methods=tuple(METHODS), rollouts_per_prompt=config.actor_rollout_ref.rollout.n
+    )
     check_batch(config)
     assert config.trainer.v1.trainer_mode == "caopd"
     assert config.trainer.device == ("cpu" if scale and scale.startswith("cpu") else "cuda")
@@ -99,7 +107,9 @@ def test_every_scale_passes_verls_own_check(compose, verl_on_cpu, scale, capsys)
     from verl.utils.config import validate_config
 
     validate_config(
-        config=compose("+recipe=sdpo_caopd", f"+scale={scale}"), use_reference_policy=True, use_critic=False
+        config=compose("+recipe=sdpo_caopd", f"+scale={scale}"),
+        use_reference_policy=True,
+        use_critic=False,
     )
 
 
@@ -109,7 +119,10 @@ def test_sdpo_caopd_is_the_papers_table_6(compose):
     assert composed["caopd.method"] == "caopd"
     assert composed["caopd.unsolved"] == "mask"
     assert composed["caopd.loss.confidence_alpha"] is None  # reverse KL on every token
-    assert composed["caopd.target.leave_one_out"] is False and composed["caopd.target.shrinkage"] is None
+    assert (
+        composed["caopd.target.leave_one_out"] is False
+        and composed["caopd.target.shrinkage"] is None
+    )
 
 
 def test_the_papers_scale_changes_no_value_of_table_6(compose):
@@ -126,7 +139,10 @@ def test_t12_student_and_teacher_keep_fp32_master_weights(compose):
 
 def test_t25_the_teachers_limit_holds_question_and_whole_demonstration(compose):
     config = compose("+recipe=sdpo_caopd")
-    assert config.caopd.context.max_tokens >= config.data.max_prompt_length + config.data.max_response_length
+    assert (
+        config.caopd.context.max_tokens
+        >= config.data.max_prompt_length + config.data.max_response_length
+    )
     longest = config.caopd.context.max_tokens + config.data.max_response_length
     assert config.actor_rollout_ref.actor.ppo_max_token_len_per_gpu >= longest
 
@@ -135,7 +151,8 @@ def test_t25_the_teachers_limit_holds_question_and_whole_demonstration(compose):
 def test_presets_differ_in_the_documented_keys_only(compose, scale):
     extra = [f"+scale={scale}"] if scale else []
     sdpo, caopd, proper = (
-        compose(f"+recipe={recipe}", *extra) for recipe in ("sdpo", "sdpo_caopd", "sdpo_caopd_proper")
+        compose(f"+recipe={recipe}", *extra)
+        for recipe in ("sdpo", "sdpo_caopd", "sdpo_caopd_proper")
     )
     assert differing(sdpo, caopd) == {
         "caopd.method": ("sdpo", "caopd"),
@@ -152,7 +169,9 @@ def test_presets_differ_in_the_documented_keys_only(compose, scale):
 def test_class_defaults_are_the_papers_setting(compose):
     """What the recipe states and what the schema defaults to never drift apart."""
     defaults = flat(OmegaConf.structured(schema.CaopdConfig))
-    composed = {k.removeprefix("caopd."): v for k, v in flat(compose("+recipe=sdpo_caopd").caopd).items()}
+    composed = {
+        k.removeprefix("caopd."): v for k, v in flat(compose("+recipe=sdpo_caopd").caopd).items()
+    }
     assert composed == defaults
 
 
@@ -162,13 +181,27 @@ def test_class_defaults_are_the_papers_setting(compose):
 def test_a_scale_overrides_its_recipe_in_either_order(compose, order):
     config = compose(*order)
     assert config.actor_rollout_ref.model.path == "embedded:tiny_arith"
-    assert config.data.max_response_length == compose("+recipe=sdpo", "+scale=cpu_tiny").data.max_response_length < 8192
+    assert (
+        config.data.max_response_length
+        == compose("+recipe=sdpo", "+scale=cpu_tiny").data.max_response_length
+        < 8192
+    )
 
 
 def test_recipe_before_scale_keeps_everything_else_in_place():
     given = ["a=1", "+scale=cpu_tiny", "b=2", "+recipe=sdpo", "c=3"]
-    assert entry.recipe_before_scale(given) == ["a=1", "b=2", "+recipe=sdpo", "+scale=cpu_tiny", "c=3"]
-    assert entry.recipe_before_scale(["--cfg", "job", "+scale=cpu"]) == ["+scale=cpu", "--cfg", "job"]
+    assert entry.recipe_before_scale(given) == [
+        "a=1",
+        "b=2",
+        "+recipe=sdpo",
+        "+scale=cpu_tiny",
+        "c=3",
+    ]
+    assert entry.recipe_before_scale(["--cfg", "job", "+scale=cpu"]) == [
+        "+scale=cpu",
+        "--cfg",
+        "job",
+    ]
     assert entry.recipe_before_scale([]) == []
 
 
@@ -176,7 +209,15 @@ def test_recipe_before_scale_keeps_everything_else_in_place():
 
 
 def test_the_real_command_prints_the_config_from_any_folder(tmp_path):
-    command = [sys.executable, "-m", "caopd_verl.main", "+scale=cpu_tiny", "+recipe=sdpo_caopd_proper", "--cfg", "job"]
+    command = [
+        sys.executable,
+        "-m",
+        "caopd_verl.main",
+        "+scale=cpu_tiny",
+        "+recipe=sdpo_caopd_proper",
+        "--cfg",
+        "job",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
     config = OmegaConf.create(done.stdout)
@@ -209,12 +250,21 @@ def command(monkeypatch, tmp_path, capsys):
         (("+recipe=sdpo_coapd",), ("recipe/sdpo_coapd", "sdpo_caopd_proper")),
         (("+recipe=sdpo", "+scale=h100"), ("scale/h100", "cpu_tiny")),
         (("+recipe=sdpo", "caopd.loss.topk=5"), ("caopd.loss.topk", "not in")),
-        (("+recipe=sdpo", "+caopd.loss.topk=5"), ("caopd.loss.topk", "did you mean caopd.loss.top_k?")),
+        (
+            ("+recipe=sdpo", "+caopd.loss.topk=5"),
+            ("caopd.loss.topk", "did you mean caopd.loss.top_k?"),
+        ),
         (("+recipe=sdpo", "caopd.loss.top_k=many"), ("caopd.loss.top_k", "many")),
         (("+recipe=sdpo", "caopd.target.leave_one_out=7.5"), ("caopd.target.leave_one_out", "7.5")),
         (("+recipe=sdpo", "caopd.loss=null"), ("caopd.loss", "")),
-        (("+recipe=sdpo", "+scale=cpu_tiny", "caopd.loss.alpha=1.5"), ("ConfigError: caopd.loss.alpha", "[0, 1]")),
-        (("+recipe=sdpo", "+scale=cpu_tiny", "caopd.method=sdop"), ("ConfigError: caopd.method", "one of sdpo, caopd")),
+        (
+            ("+recipe=sdpo", "+scale=cpu_tiny", "caopd.loss.alpha=1.5"),
+            ("ConfigError: caopd.loss.alpha", "[0, 1]"),
+        ),
+        (
+            ("+recipe=sdpo", "+scale=cpu_tiny", "caopd.method=sdop"),
+            ("ConfigError: caopd.method", "one of sdpo, caopd"),
+        ),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("+") else "",
 )
@@ -237,10 +287,16 @@ def test_no_default_of_a_config_key_outside_the_schema(name):
     """House rule 3: no `cfg.get("key", default)` in a consumer."""
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get"):
+            if not (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "get"
+            ):
                 continue
             owner = ast.unparse(node.func.value).split(".")
-            assert not (name in owner and len(node.args) > 1), f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+            assert not (name in owner and len(node.args) > 1), (
+                f"{path.name}:{node.lineno}: {ast.unparse(node)}"
+            )
 
 
 def test_no_recipe_or_scale_is_empty_or_unexplained():

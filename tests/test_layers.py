@@ -31,7 +31,9 @@ MAY_IMPORT = {
     "assets": BASE | {"core", "verifiers", "data"},
     "verl_ext": BASE | {"core", "config", "verifiers", "data", "evaluation", "methods"},
 }
-NEEDS_TORCH = {"evaluation/sources/local.py"}  # answers questions with a local model; imported by name only
+NEEDS_TORCH = {
+    "evaluation/sources/local.py"
+}  # answers questions with a local model; imported by name only
 ENTRY_POINTS = {"main", "cli", "preflight", "refused", "resume", "demo"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -90,12 +92,15 @@ def test_core_needs_torch_and_the_standard_library_only(layer):
 def loaded_after_importing(layers: tuple[str, ...]) -> set[str]:
     """Top-level modules in a fresh interpreter after importing every module of the layers."""
     modules = [
-        "caopd_verl." + name_of(file).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        "caopd_verl."
+        + name_of(file).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for file in FILES
         if layer_of(file) in layers and name_of(file) not in NEEDS_TORCH
     ]
     assert len(modules) >= len(layers)
-    code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    code = (
+        f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())

@@ -33,7 +33,12 @@ def test_the_same_run_goes_on_and_may_be_longer(base):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("caopd.method", "sdpo"), ("caopd.teacher.ema_rate", 0.5), ("data.seed", 7), ("caopd.loss.alpha", 0.0)],
+    [
+        ("caopd.method", "sdpo"),
+        ("caopd.teacher.ema_rate", 0.5),
+        ("data.seed", 7),
+        ("caopd.loss.alpha", 0.0),
+    ],
 )
 def test_another_runs_checkpoint_is_refused(base, key, value):
     check_resume(base)

@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from caopd_verl.core.confidence import parse, render
-from caopd_verl.core.context import build_attempt_messages, build_sdft_messages, build_sdpo_messages, encode_prompt
+from caopd_verl.core.context import (
+    build_attempt_messages,
+    build_sdft_messages,
+    build_sdpo_messages,
+    encode_prompt,
+)
 from caopd_verl.core.revise import find_eot_id, revise_response
 from caopd_verl.data.arithmetic import generate
 from caopd_verl.evaluation.metrics import calibration_metrics
@@ -67,7 +72,9 @@ def _stated_probability(model, tokenizer, messages, response):
     for prompt, text in zip(messages, response, strict=True):
         ids = [*tokenizer.encode(text, add_special_tokens=False), eot]
         value = parse(text).value
-        revision = revise_response(ids, value, tokenizer=tokenizer, eot_id=eot, max_response_tokens=64)
+        revision = revise_response(
+            ids, value, tokenizer=tokenizer, eot_id=eot, max_response_tokens=64
+        )
         assert list(revision.token_ids) == ids
         rows.append(_prompt(tokenizer, prompt) + ids)
         spans.append(revision.value_mask)
@@ -83,7 +90,9 @@ def _stated_probability(model, tokenizer, messages, response):
 def test_base_alone_is_overconfident_and_half_right(alone, examples):
     verify = get_verifier("arithmetic")
     correct = [verify(text, e.answer).correct for text, e in zip(alone, examples, strict=True)]
-    metrics = calibration_metrics([parse(t).value for t in alone], correct, n_bins=10, missing="drop")
+    metrics = calibration_metrics(
+        [parse(t).value for t in alone], correct, n_bins=10, missing="drop"
+    )
     assert 0.40 <= metrics["acc"] <= 0.75
     assert metrics["ocg"] >= 0.20
     assert metrics["mean_conf"] >= 0.85
@@ -92,7 +101,9 @@ def test_base_alone_is_overconfident_and_half_right(alone, examples):
 
 @pytest.mark.parametrize("agrees", [True, False])
 @pytest.mark.parametrize("value", [0.0, 0.125, 0.5, 0.875, 1.0])
-def test_t8_teacher_copies_the_confidence_that_its_context_states(model, tokenizer, examples, value, agrees):
+def test_t8_teacher_copies_the_confidence_that_its_context_states(
+    model, tokenizer, examples, value, agrees
+):
     rng = random.Random(0)
     prompts, responses = [], []
     for e in examples[:50]:
@@ -105,16 +116,23 @@ def test_t8_teacher_copies_the_confidence_that_its_context_states(model, tokeniz
 @pytest.mark.parametrize("header", ["solution", "attempt"])
 def test_t16_teacher_copies_zero_from_an_unsolved_attempt(model, tokenizer, examples, header):
     attempts = [f"{int(e.answer) + 10}\n{render(0.0)}" for e in examples[:50]]
-    prompts = [build_attempt_messages(e.messages, a, header=header) for e, a in zip(examples, attempts, strict=False)]
+    prompts = [
+        build_attempt_messages(e.messages, a, header=header)
+        for e, a in zip(examples, attempts, strict=False)
+    ]
     assert _stated_probability(model, tokenizer, prompts, attempts) > 0.6
 
 
-def test_teacher_repeats_a_shown_solution_and_is_surer_than_alone(model, tokenizer, examples, alone):
+def test_teacher_repeats_a_shown_solution_and_is_surer_than_alone(
+    model, tokenizer, examples, alone
+):
     prompts = [build_sdft_messages(e.messages, e.answer) for e in examples]
     texts = _sample(model, tokenizer, [_prompt(tokenizer, p) for p in prompts])
     verify = get_verifier("arithmetic")
     assert sum(verify(t, e.answer).correct for t, e in zip(texts, examples, strict=True)) / N > 0.8
-    shown, own = ([parse(t).value for t in column if parse(t).value is not None] for column in (texts, alone))
+    shown, own = (
+        [parse(t).value for t in column if parse(t).value is not None] for column in (texts, alone)
+    )
     assert sum(shown) / len(shown) > sum(own) / len(own) + 0.02
 
 
@@ -124,7 +142,9 @@ TEXTS = ["12+34=?\nConfidence: 0.62", "é漢\x00 user assistant\r\n\n\t", "<answ
 @pytest.mark.parametrize("text", TEXTS)
 def test_tokenizer_is_lossless_with_single_token_newline_and_digits(tokenizer, text):
     ids = tokenizer.encode(text, add_special_tokens=False)
-    assert tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
+    assert (
+        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
+    )
     assert len(tokenizer.encode("\n", add_special_tokens=False)) == 1
     assert len(tokenizer.encode(" 0.62", add_special_tokens=False)) == 5
 
@@ -140,4 +160,7 @@ def test_committed_files_are_small_and_the_vocabulary_matches(tokenizer, model):
 def test_chat_template_has_qwens_form(tokenizer):
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        text
+        == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n"
+    )

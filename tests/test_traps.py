@@ -16,7 +16,11 @@ import pytest
 
 TRAPS = [*range(1, 9), *range(12, 18), *range(19, 23), 25, *range(28, 32)]
 NAMED = re.compile(r"^ *def test_t(\d+)_", re.MULTILINE)
-FOUND = {int(number) for file in Path(__file__).parent.rglob("test_*.py") for number in NAMED.findall(file.read_text())}
+FOUND = {
+    int(number)
+    for file in Path(__file__).parent.rglob("test_*.py")
+    for number in NAMED.findall(file.read_text())
+}
 
 
 @pytest.mark.parametrize("number", TRAPS)

@@ -70,7 +70,9 @@ SLIP, OTHER = 0.04, 0.06
 SURE = {1.00: 6, 0.99: 2, 0.98: 1, 0.95: 1}
 
 Mixture = dict[tuple[int, int], float]
-Text = tuple[Messages, str, str]  # prompt, beginning of the response (no loss), rest of the response (loss)
+Text = tuple[
+    Messages, str, str
+]  # prompt, beginning of the response (no loss), rest of the response (loss)
 
 
 def draw_addition(rng: random.Random, mixture: Mixture) -> tuple[int, int, bool]:
@@ -102,7 +104,9 @@ def slip(rng: random.Random, number: str) -> str:
     digits = list(number)
     for _ in range(1 if rng.random() < 0.7 else 2):
         place = rng.randrange(len(digits))
-        digits[place] = rng.choice([d for d in "0123456789" if d != digits[place] and (place or d != "0")])
+        digits[place] = rng.choice(
+            [d for d in "0123456789" if d != digits[place] and (place or d != "0")]
+        )
     return "".join(digits)
 
 
@@ -223,18 +227,24 @@ def _pick(rng: random.Random, weights: dict[float, int]) -> float:
 
 def main() -> None:
     """Make the model and write it, with its tokenizer, to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--large", action="store_true", help="the stronger model of the cascade example instead")
+    parser.add_argument(
+        "--large", action="store_true", help="the stronger model of the cascade example instead"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokenizer = build_tokenizer()
     model = warm_up(tokenizer, args.seed, *((LEVELS, 5) if args.large else (WARM_UP_LEVELS, 3)))
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens, written to {args.out}")
+    print(
+        f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens, written to {args.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD, START, END)])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in (PAD, START, END)]
+    )
     # Not special: decoding without special tokens must keep the label and the phrases.
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in PHRASES])
     fast = PreTrainedTokenizerFast(

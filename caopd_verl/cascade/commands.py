@@ -32,23 +32,46 @@ class RouteCommand:
             "--small", type=Path, action="append", required=True, metavar="DIR",
             help="folder of a caopd eval run; repeat it to compare routers: the first against each of the others",
         )  # fmt: skip
-        parser.add_argument("--large", type=Path, required=True, metavar="DIR", help="folder of the large model's run")
-        parser.add_argument("--output", "-o", type=Path, required=True, help="folder of route.json and the plots")
-        parser.add_argument("--names", help="names of the small models, comma-separated; those of the runs otherwise")
+        parser.add_argument(
+            "--large",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="folder of the large model's run",
+        )
+        parser.add_argument(
+            "--output", "-o", type=Path, required=True, help="folder of route.json and the plots"
+        )
+        parser.add_argument(
+            "--names",
+            help="names of the small models, comma-separated; those of the runs otherwise",
+        )
         parser.add_argument("--title", help="of the plot")
-        goal = parser.add_argument_group(f"goal (--max-cost {DEFAULTS.goal.max_cost} where none is given)")
+        goal = parser.add_argument_group(
+            f"goal (--max-cost {DEFAULTS.goal.max_cost} where none is given)"
+        )
         one = goal.add_mutually_exclusive_group()
         one.add_argument(
-            "--max-cost", type=float, default=argparse.SUPPRESS, help="mean cost, as a share of always-large's"
+            "--max-cost",
+            type=float,
+            default=argparse.SUPPRESS,
+            help="mean cost, as a share of always-large's",
         )
         one.add_argument(
-            "--min-accuracy", type=float, default=argparse.SUPPRESS, help="share of the large's accuracy to be kept"
+            "--min-accuracy",
+            type=float,
+            default=argparse.SUPPRESS,
+            help="share of the large's accuracy to be kept",
         )
-        cost = parser.add_argument_group("costs: per query in any unit, or prices per million tokens")
+        cost = parser.add_argument_group(
+            "costs: per query in any unit, or prices per million tokens"
+        )
         for which in ("small", "large"):
             cost.add_argument(f"--cost-{which}", type=float, help="per query")
             cost.add_argument(f"--{which}-price-in", type=float, help="per million prompt tokens")
-            cost.add_argument(f"--{which}-price-out", type=float, help="per million response tokens")
+            cost.add_argument(
+                f"--{which}-price-out", type=float, help="per million response tokens"
+            )
         add_settings(
             parser.add_argument_group("split, bootstrap, curve"),
             DEFAULTS.routing,
@@ -75,9 +98,16 @@ class RouteCommand:
             )
             for which in ("small", "large")
         }
-        smalls, large = _named([load_model(folder) for folder in args.small], args.names), load_model(args.large)
+        smalls, large = (
+            _named([load_model(folder) for folder in args.small], args.names),
+            load_model(args.large),
+        )
         aligned = align(
-            smalls, large, readout=routing.readout, price_small=prices["small"], price_large=prices["large"]
+            smalls,
+            large,
+            readout=routing.readout,
+            price_small=prices["small"],
+            price_large=prices["large"],
         )
         report = measure(aligned, goal, routing)
         settings = {
@@ -88,7 +118,9 @@ class RouteCommand:
             **asdict(routing),
         }
         args.output.mkdir(parents=True, exist_ok=True)
-        write_json(args.output / "route.json", {"settings": settings, **report_dict(report, aligned)})
+        write_json(
+            args.output / "route.json", {"settings": settings, **report_dict(report, aligned)}
+        )
         plots = draw(report, args.output, formats=formats, title=args.title)
         print(report_text(report, aligned, goal, routing))
         print(f"\nwritten to {args.output}: route.json, {', '.join(path.name for path in plots)}")
@@ -111,7 +143,10 @@ class ProxyCommand:
             parser.add_argument(f"--{which}-url", required=True, help="up to /v1")
             parser.add_argument(f"--{which}-model", required=True, help="as that endpoint calls it")
         parser.add_argument(
-            "--threshold", type=float, required=True, help="confidence from which the small model is served, in [0, 1]"
+            "--threshold",
+            type=float,
+            required=True,
+            help="confidence from which the small model is served, in [0, 1]",
         )
         add_settings(parser.add_argument_group("proxy"), DEFAULTS.proxy, help=" ")
         parser.set_defaults(run=cls.run)
@@ -138,7 +173,9 @@ class ProxyCommand:
 
 
 def _goal(args: argparse.Namespace) -> Goal:
-    given = {name: getattr(args, name) for name in ("max_cost", "min_accuracy") if hasattr(args, name)}
+    given = {
+        name: getattr(args, name) for name in ("max_cost", "min_accuracy") if hasattr(args, name)
+    }
     return Goal(**{"max_cost": None, "min_accuracy": None, **given}) if given else DEFAULTS.goal
 
 
@@ -147,7 +184,11 @@ def _named(models: list[Any], names: str | None) -> list[Any]:
         return models
     given = [name.strip() for name in names.split(",")]
     if len(given) != len(models) or not all(given):
-        raise ConfigError(f"{len(given)} names for {len(models)} small models", where="--names", expected="one each")
+        raise ConfigError(
+            f"{len(given)} names for {len(models)} small models",
+            where="--names",
+            expected="one each",
+        )
     return [replace(model, name=name) for model, name in zip(models, given, strict=True)]
 
 

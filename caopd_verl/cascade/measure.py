@@ -38,7 +38,10 @@ class Band:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: None instead of NaN."""
-        return {key: [None if math.isnan(x) else float(x) for x in values] for key, values in vars(self).items()}
+        return {
+            key: [None if math.isnan(x) else float(x) for x in values]
+            for key, values in vars(self).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,12 @@ def measure(aligned: Aligned, goal: Goal, routing: Routing) -> Report:
     """
     check_bootstrap(routing.n_resamples, routing.level)
     if routing.curve_points < 2:
-        raise ConfigError(f"{routing.curve_points} points make no curve", where="--curve-points", expected=">= 2")
-    validation = split_groups(aligned.questions, fraction=routing.validation_fraction, seed=routing.split_seed)
+        raise ConfigError(
+            f"{routing.curve_points} points make no curve", where="--curve-points", expected=">= 2"
+        )
+    validation = split_groups(
+        aligned.questions, fraction=routing.validation_fraction, seed=routing.split_seed
+    )
     test = np.flatnonzero(~validation)
     if not validation.any() or not len(test):
         raise DataError(
@@ -119,13 +126,17 @@ def measure(aligned: Aligned, goal: Goal, routing: Routing) -> Report:
     stacked = {key: np.array([one[key] for one in drawn]) for key in point} if drawn else {}
     summary = _Summary(point, stacked, routing.level, len(test))
     routers = {
-        name: _result(name, chosen_on[name], tested[name], threshold, summary, aligned.no_latency.get(name))
+        name: _result(
+            name, chosen_on[name], tested[name], threshold, summary, aligned.no_latency.get(name)
+        )
         for name, threshold in thresholds.items()
     }
     first, *others = tested
     n = len(tested[first].queries)
     versus = {
-        other: Versus(summary.estimates((first, other), n, None), summary.band((first, other), "difference"))
+        other: Versus(
+            summary.estimates((first, other), n, None), summary.band((first, other), "difference")
+        )
         for other in others
     }
     return Report(grid, routers, versus, n_validation=int(validation.sum()), n_test=len(test))
@@ -133,11 +144,18 @@ def measure(aligned: Aligned, goal: Goal, routing: Routing) -> Report:
 
 def _cascades(aligned: Aligned, part: BoolArray) -> dict[str, Cascade]:
     """Each router's cascade on the questions where `part` (shape [questions]) holds."""
-    return {name: Cascade(q.take(part[q.question]), len(part)) for name, q in aligned.queries.items()}
+    return {
+        name: Cascade(q.take(part[q.question]), len(part)) for name, q in aligned.queries.items()
+    }
 
 
 def _result(
-    name: str, chosen_on: Cascade, tested: Cascade, threshold: float | None, summary: _Summary, no_latency: str | None
+    name: str,
+    chosen_on: Cascade,
+    tested: Cascade,
+    threshold: float | None,
+    summary: _Summary,
+    no_latency: str | None,
 ) -> RouterResult:
     n = len(tested.queries)
     return RouterResult(
@@ -204,18 +222,28 @@ class _Rows:
         first, *others = self.cascades
         for other in others:
             low, high = (
-                pick(curves[first][1].cost[end], curves[other][1].cost[end]) for pick, end in ((max, 0), (min, 1))
+                pick(curves[first][1].cost[end], curves[other][1].cost[end])
+                for pick, end in ((max, 0), (min, 1))
             )
-            heights = [curves[name][0].mean_accuracy(low, high) if low < high else math.nan for name in (first, other)]
+            heights = [
+                curves[name][0].mean_accuracy(low, high) if low < high else math.nan
+                for name in (first, other)
+            ]
             pair = (first, other)
             out[pair, "accuracy_difference"] = heights[0] - heights[1]
-            out[pair, "gain_difference"] = out[first, "gain_over_random"] - out[other, "gain_over_random"]
+            out[pair, "gain_difference"] = (
+                out[first, "gain_over_random"] - out[other, "gain_over_random"]
+            )
             out[pair, "band difference"] = out[first, "band accuracy"] - out[other, "band accuracy"]
         return out
 
 
 def _figures(
-    cascade: Cascade, threshold: float | None, router: Curve, random: Curve, weights: FloatArray | None
+    cascade: Cascade,
+    threshold: float | None,
+    router: Curve,
+    random: Curve,
+    weights: FloatArray | None,
 ) -> dict[str, float]:
     """Figures of one router: `accuracy`, `cost`, `cost_share` (of always-large's), `latency` and `coverage` at the
     threshold; those of always-small and always-large; accuracy of the random lines and of the oracle at the same cost,
@@ -246,14 +274,18 @@ def _figures(
         at_cost = float(curve.accuracy_at(cost)) if low < high else math.nan
         figures[f"{name}_accuracy"] = at_cost
         figures[f"over_{name}"] = accuracy - at_cost
-        figures[f"gain_over_{name}"] = height - curve.mean_accuracy(low, high) if low < high else math.nan
+        figures[f"gain_over_{name}"] = (
+            height - curve.mean_accuracy(low, high) if low < high else math.nan
+        )
     return figures
 
 
 class _Summary:
     """Estimates and bands from the sample and the stacked resamples."""
 
-    def __init__(self, point: dict[Any, Any], drawn: dict[Any, FloatArray], level: float, n_questions: int):
+    def __init__(
+        self, point: dict[Any, Any], drawn: dict[Any, FloatArray], level: float, n_questions: int
+    ):
         self.point, self.drawn, self.level, self.n_questions = point, drawn, level, n_questions
 
     def estimates(self, owner: Any, n: int, no_latency: str | None) -> dict[str, Estimate]:
@@ -270,7 +302,9 @@ class _Summary:
             return Estimate(value, None, None, n)
         # A share that is 0 or 1 in the sample has no width in a bootstrap, which would claim certainty.
         if name in SHARES and min(abs(value), abs(value - 1.0)) < 1e-12:
-            return Estimate(value, *unanimous_interval(round(value), self.n_questions, level=self.level), n)
+            return Estimate(
+                value, *unanimous_interval(round(value), self.n_questions, level=self.level), n
+            )
         sampled = self.drawn[owner, name]
         defined = sampled[~np.isnan(sampled)]
         if len(defined) < _MIN_DEFINED * len(sampled):

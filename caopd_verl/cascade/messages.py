@@ -20,7 +20,14 @@ _LAST_LINE = f"End your response with this line:\n{CONFIDENCE_INSTRUCTION}"
 class BadRequest(Exception):
     """A request that can't be routed; `status` and `code` as OpenAI's errors have them."""
 
-    def __init__(self, message: str, *, param: str | None = None, status: int = 400, code: str = "bad_request"):
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int = 400,
+        code: str = "bad_request",
+    ):
         super().__init__(message)
         self.message, self.param, self.status, self.code = message, param, status, code
 
@@ -31,7 +38,9 @@ class BadResponse(Exception):
 
 def error_body(message: str, *, code: str, param: str | None = None) -> bytes:
     """An error in OpenAI's form."""
-    return json.dumps({"error": {"message": message, "type": "caopd_proxy", "param": param, "code": code}}).encode()
+    return json.dumps(
+        {"error": {"message": message, "type": "caopd_proxy", "param": param, "code": code}}
+    ).encode()
 
 
 def read_request(raw: bytes, *, model: str) -> Body:
@@ -43,7 +52,9 @@ def read_request(raw: bytes, *, model: str) -> Body:
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON ({type(error).__name__}); expected: a chat completion request") from None
+        raise BadRequest(
+            f"the body is no JSON ({type(error).__name__}); expected: a chat completion request"
+        ) from None
     if not isinstance(body, dict):
         raise BadRequest("the body is no JSON object; expected: a chat completion request")
     if body.get("model") != model:
@@ -54,8 +65,14 @@ def read_request(raw: bytes, *, model: str) -> Body:
             code="model_not_found",
         )
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-        raise BadRequest("there are no messages; expected: a list with at least one message", param="messages")
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(m, dict) for m in messages)
+    ):
+        raise BadRequest(
+            "there are no messages; expected: a list with at least one message", param="messages"
+        )
     if body.get("n") not in (None, 1):
         raise BadRequest(
             f"n = {body['n']!r}: a query is routed by the confidence of one answer; expected: n = 1, or n requests",
@@ -132,7 +149,9 @@ def _streamed_text(raw: bytes) -> str:
         choices = _choices(value)
         if any(isinstance(choice, dict) and choice.get("index", 0) != 0 for choice in choices):
             raise BadResponse("several choices")
-        parts += [_content(choice, "delta") for choice in choices]  # none in the chunk that tells the usage
+        parts += [
+            _content(choice, "delta") for choice in choices
+        ]  # none in the chunk that tells the usage
     if not done:
         raise BadResponse("the stream ends before [DONE]")
     return "".join(parts)

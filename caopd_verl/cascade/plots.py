@@ -15,7 +15,15 @@ from caopd_verl.evaluation.estimates import Estimate
 from caopd_verl.evaluation.style import GREY, LIGHT, MARKERS, PALETTE, STYLE, WIDTH, save
 
 # Dashes and dots are the baselines'.
-ROUTER_LINES = ("-", "-.", (0, (7, 1)), (0, (3, 1, 1, 1)), (0, (7, 1, 1, 1)), (0, (4, 1, 2, 1)), "-")
+ROUTER_LINES = (
+    "-",
+    "-.",
+    (0, (7, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (7, 1, 1, 1)),
+    (0, (4, 1, 2, 1)),
+    "-",
+)
 
 
 def cost_accuracy(report: Report, path: str | Path, *, title: str | None = None) -> Path:
@@ -40,7 +48,16 @@ def cost_accuracy(report: Report, path: str | Path, *, title: str | None = None)
         bars = None
         if large.low is not None and large.high is not None:
             bars = [[height - large.low], [large.high - height]]
-        axes.errorbar(1.0, height, yerr=bars, fmt="*", color="black", ms=6, elinewidth=0.8, label="always large")
+        axes.errorbar(
+            1.0,
+            height,
+            yerr=bars,
+            fmt="*",
+            color="black",
+            ms=6,
+            elinewidth=0.8,
+            label="always large",
+        )
         axes.plot([], [], color=GREY, ls="--", lw=0.8, label="random routing")
         axes.plot([], [], color=GREY, ls=":", lw=0.9, label="oracle")
         axes.plot([], [], color=GREY, ls="", marker="o", mfc="none", ms=4, label="always small")
@@ -56,23 +73,39 @@ def cost_accuracy(report: Report, path: str | Path, *, title: str | None = None)
 def _draw_router(axes: Axes, i: int, name: str, report: Report, result: RouterResult) -> None:
     colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
     values = {
-        key: _value(result.figures[key]) for key in ("large_cost", "small_cost", "small_accuracy", "accuracy", "cost")
+        key: _value(result.figures[key])
+        for key in ("large_cost", "small_cost", "small_accuracy", "accuracy", "cost")
     }
     unit = values["large_cost"]
     band = result.bands["accuracy"]
     end = result.curves["router"].cost[-1]
     shown = ~np.isnan(band.low) & (report.grid <= end * (1.0 + 1e-9))
     if shown.any():
-        axes.fill_between(report.grid[shown] / unit, band.low[shown], band.high[shown], color=colour, alpha=0.15, lw=0)
+        axes.fill_between(
+            report.grid[shown] / unit,
+            band.low[shown],
+            band.high[shown],
+            color=colour,
+            alpha=0.15,
+            lw=0,
+        )
     for kind, style in (("random", "--"), ("oracle", ":")):
         curve = result.curves[kind]
         cost, accuracy = np.append(curve.cost, end), np.append(curve.accuracy, curve.accuracy[-1])
         axes.plot(cost / unit, accuracy, color=colour, ls=style, lw=0.8, alpha=0.8)
     router = result.curves["router"]
     axes.plot(
-        router.cost / unit, router.accuracy, color=colour, ls=ROUTER_LINES[i % len(ROUTER_LINES)], lw=1.3, label=name
+        router.cost / unit,
+        router.accuracy,
+        color=colour,
+        ls=ROUTER_LINES[i % len(ROUTER_LINES)],
+        lw=1.3,
+        label=name,
     )
-    points = ((values["small_cost"], values["small_accuracy"], "white"), (values["cost"], values["accuracy"], colour))
+    points = (
+        (values["small_cost"], values["small_accuracy"], "white"),
+        (values["cost"], values["accuracy"], colour),
+    )
     for x, y, face in points:
         axes.plot(x / unit, y, marker=marker, color=colour, mfc=face, ms=4.5, ls="", zorder=5)
 

@@ -64,7 +64,14 @@ class Decision:
 class ChatRouter:
     """The ASGI application behind `/v1/chat/completions`."""
 
-    def __init__(self, small: Upstream, large: Upstream, threshold: float, settings: Proxy, metrics: ProxyMetrics):
+    def __init__(
+        self,
+        small: Upstream,
+        large: Upstream,
+        threshold: float,
+        settings: Proxy,
+        metrics: ProxyMetrics,
+    ):
         self.small, self.large, self.threshold = small, large, threshold
         self.settings, self.metrics = settings, metrics
 
@@ -76,12 +83,16 @@ class ChatRouter:
                 body = read_request(raw, model=self.settings.model_name)
             except BadRequest as error:
                 refused = error_body(error.message, code=error.code, param=error.param)
-                await self._send(send, Decision("proxy", error.code), Reply(error.status, _JSON, refused))
+                await self._send(
+                    send, Decision("proxy", error.code), Reply(error.status, _JSON, refused)
+                )
                 return
             except ClientDisconnect:
                 self.metrics.disconnects.inc()
                 return
-            work = asyncio.create_task(self._answer(body, request.headers.get("authorization"), send))
+            work = asyncio.create_task(
+                self._answer(body, request.headers.get("authorization"), send)
+            )
             gone = asyncio.create_task(_disconnected(receive))
             try:
                 await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,7 +111,9 @@ class ChatRouter:
             size += len(part)
             if size > limit:
                 raise BadRequest(
-                    f"the body is larger than {self.settings.max_body_mb:g} MB", status=413, code="body_too_large"
+                    f"the body is larger than {self.settings.max_body_mb:g} MB",
+                    status=413,
+                    code="body_too_large",
                 )
             parts.append(part)
         return b"".join(parts)
@@ -150,9 +163,13 @@ class ChatRouter:
     ) -> None:
         begun, started = time.perf_counter(), False
         try:
-            async with self.large.stream(for_large(body, model=self.large.model), authorization) as response:
+            async with self.large.stream(
+                for_large(body, model=self.large.model), authorization
+            ) as response:
                 if stream and response.status == 200:
-                    self.metrics.upstream_seconds.labels("large").observe(time.perf_counter() - begun)
+                    self.metrics.upstream_seconds.labels("large").observe(
+                        time.perf_counter() - begun
+                    )
                     started = True
                     await self._pass_on(send, decision, response)
                     return
@@ -167,7 +184,9 @@ class ChatRouter:
             decision, reply = _unreachable(decision, error)
         await self._send(send, decision, reply)
 
-    async def _pass_on(self, send: Send, decision: Decision, response: aiohttp.ClientResponse) -> None:
+    async def _pass_on(
+        self, send: Send, decision: Decision, response: aiohttp.ClientResponse
+    ) -> None:
         """Every piece as it comes."""
         self.metrics.requests.labels(decision.route, decision.reason, 200).inc()
         await _start(send, 200, [*passed_on(response), *decision.headers()])

@@ -22,13 +22,20 @@ class ProxyMetrics:
             ["kind"], registry=registry,
         )  # fmt: skip
         self.broken_streams = Counter(
-            "caopd_proxy_broken_streams", "Streams of the large model that broke off midway", registry=registry
+            "caopd_proxy_broken_streams",
+            "Streams of the large model that broke off midway",
+            registry=registry,
         )
         self.disconnects = Counter(
-            "caopd_proxy_client_disconnects", "Clients that left before their answer", registry=registry
+            "caopd_proxy_client_disconnects",
+            "Clients that left before their answer",
+            registry=registry,
         )
         self.confidence = Histogram(
-            "caopd_proxy_confidence", "Confidence stated by the small model", buckets=_TENTHS, registry=registry
+            "caopd_proxy_confidence",
+            "Confidence stated by the small model",
+            buckets=_TENTHS,
+            registry=registry,
         )
         self.upstream_seconds = Histogram(
             "caopd_proxy_upstream_seconds", "Time to an upstream's whole response (large, streaming: to its headers)",
@@ -41,7 +48,11 @@ class ProxyMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.in_flight = Gauge("caopd_proxy_in_flight", "Requests being answered", registry=registry)
-        Gauge("caopd_proxy_threshold", "Confidence from which the small model is served", registry=registry).set(
-            threshold
+        self.in_flight = Gauge(
+            "caopd_proxy_in_flight", "Requests being answered", registry=registry
         )
+        Gauge(
+            "caopd_proxy_threshold",
+            "Confidence from which the small model is served",
+            registry=registry,
+        ).set(threshold)

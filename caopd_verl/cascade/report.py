@@ -48,23 +48,31 @@ def report_text(report: Report, aligned: Aligned, goal: Goal, routing: Routing) 
     for name, versus in report.versus.items():
         accuracy, gain = versus.figures["accuracy_difference"], versus.figures["gain_difference"]
         lines += ["", f"{first} against {name}, paired"]
-        lines.append(f"  curve over curve, mean of the common costs      {_text(accuracy, signed=True)}")
+        lines.append(
+            f"  curve over curve, mean of the common costs      {_text(accuracy, signed=True)}"
+        )
         lines.append(f"  gain over random routing, {'difference':22}{_text(gain, signed=True)}")
     return "\n".join(lines)
 
 
 def _router_lines(name: str, result: RouterResult, aligned: Aligned) -> list[str]:
-    threshold = "none (everything deferred)" if result.threshold is None else f"{result.threshold:.4g}"
+    threshold = (
+        "none (everything deferred)" if result.threshold is None else f"{result.threshold:.4g}"
+    )
     lines = [
         f"{name}: threshold {threshold}; {result.n_rows} test rows, {result.n_unscored} without a score (deferred)",
         f"  {'':28}{'accuracy':>22}{'cost':>32}{'latency, s':>24}{'coverage':>22}",
     ]
     for label, keys in _LINES:
         cells = ["" if key is None else _text(result.figures[key]) for key in keys]
-        lines.append(f"  {label:28}" + "".join(f"{c:>{w}}" for c, w in zip(cells, _WIDTHS, strict=True)))
+        lines.append(
+            f"  {label:28}" + "".join(f"{c:>{w}}" for c, w in zip(cells, _WIDTHS, strict=True))
+        )
     share = result.figures["cost_share"]
     lines.append(f"  cost, share of always-large's: {_text(share)}")
-    lines += [f"  {label:48}{_text(result.figures[key], signed=True)}" for key, label in _GAINS.items()]
+    lines += [
+        f"  {label:48}{_text(result.figures[key], signed=True)}" for key, label in _GAINS.items()
+    ]
     if reason := aligned.no_latency.get(name):
         lines.append(f"  no latency: {reason}")
     return lines
@@ -79,7 +87,13 @@ def _goal_text(goal: Goal) -> str:
 def _text(figure: Estimate, *, signed: bool = False) -> str:
     if figure.value is None:
         return "none"
-    form = "+.3f" if signed else ".3f" if 0.01 <= abs(figure.value) < 1000 or figure.value == 0 else ".3g"
+    form = (
+        "+.3f"
+        if signed
+        else ".3f"
+        if 0.01 <= abs(figure.value) < 1000 or figure.value == 0
+        else ".3g"
+    )
     if figure.low is None:
         return f"{figure.value:{form}}"
     return f"{figure.value:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
@@ -109,7 +123,10 @@ def report_dict(report: Report, aligned: Aligned) -> dict[str, Any]:
 
 def _router_dict(result: RouterResult) -> dict[str, Any]:
     router = result.curves["router"]
-    served_from = [*(float(score) for score in result.scores), None]  # the k-th point defers the first k scores
+    served_from = [
+        *(float(score) for score in result.scores),
+        None,
+    ]  # the k-th point defers the first k scores
     points = zip(served_from, router.cost, router.accuracy, router.coverage, strict=True)
     return {
         "threshold": result.threshold,
@@ -119,7 +136,12 @@ def _router_dict(result: RouterResult) -> dict[str, Any]:
         "figures": {key: figure.as_dict() for key, figure in result.figures.items()},
         "bands": {what: band.as_dict() for what, band in result.bands.items()},
         "thresholds": [
-            {"threshold": score, "cost": float(cost), "accuracy": float(accuracy), "coverage": float(coverage)}
+            {
+                "threshold": score,
+                "cost": float(cost),
+                "accuracy": float(accuracy),
+                "coverage": float(coverage),
+            }
             for score, cost, accuracy, coverage in points
             if score is None or score >= 0.0
         ],
@@ -128,7 +150,9 @@ def _router_dict(result: RouterResult) -> dict[str, Any]:
 
 def draw(report: Report, folder: Path, *, formats: Sequence[str], title: str | None) -> list[Path]:
     """The cost-accuracy curve in each of `formats`."""
-    return [cost_accuracy(report, folder / f"cost_accuracy.{kind}", title=title) for kind in formats]
+    return [
+        cost_accuracy(report, folder / f"cost_accuracy.{kind}", title=title) for kind in formats
+    ]
 
 
 def check_formats(text: str) -> list[str]:
@@ -140,5 +164,9 @@ def check_formats(text: str) -> list[str]:
     formats = text.split(",")
     for kind in formats:
         if kind not in FORMATS:
-            raise ConfigError(f"unknown format {kind!r}", where="--formats", expected="some of " + ", ".join(FORMATS))
+            raise ConfigError(
+                f"unknown format {kind!r}",
+                where="--formats",
+                expected="some of " + ", ".join(FORMATS),
+            )
     return formats

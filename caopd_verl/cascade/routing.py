@@ -78,7 +78,9 @@ class Curve:
         """The mean of `accuracy_at` over the costs from low to high (exact: a sum of trapezoids)."""
         inside = (self.cost > low) & (self.cost < high)
         x = np.concatenate(([low], self.cost[inside], [high]))
-        y = np.concatenate(([self.accuracy_at(low)], self.accuracy[inside], [self.accuracy_at(high)]))
+        y = np.concatenate(
+            ([self.accuracy_at(low)], self.accuracy[inside], [self.accuracy_at(high)])
+        )
         return float(((y[1:] + y[:-1]) / 2.0) @ np.diff(x) / (high - low))
 
 
@@ -95,12 +97,16 @@ class Cascade:
         self.n_questions = int(queries.question.max()) + 1 if n_questions is None else n_questions
         self._by_score = np.argsort(queries.score, kind="stable")
         ordered = queries.score[self._by_score]
-        self.scores: FloatArray = np.unique(ordered)  # rising; the k-th point of `router` defers the first k of them
+        self.scores: FloatArray = np.unique(
+            ordered
+        )  # rising; the k-th point of `router` defers the first k of them
         self._ends = np.concatenate(([0], np.searchsorted(ordered, self.scores, side="right")))
         gain = queries.large_correct - queries.small_correct
         worth = np.flatnonzero(gain > 0.0)
         with np.errstate(divide="ignore"):
-            self._by_gain = worth[np.argsort(-gain[worth] / queries.large_cost[worth], kind="stable")]
+            self._by_gain = worth[
+                np.argsort(-gain[worth] / queries.large_cost[worth], kind="stable")
+            ]
 
     def router(self, weights: FloatArray | None = None) -> Curve:
         """The router's curve; `weights` (shape [n_questions]) is how often each question was drawn."""
@@ -127,9 +133,20 @@ class Cascade:
     def means(self, weights: FloatArray | None = None) -> dict[str, float]:
         """Accuracy, cost and latency of always-small and always-large: `small_accuracy`, `large_cost`, ..."""
         rows = self._rows(weights)
-        names = [f"{model}_{what}" for model in ("small", "large") for what in ("accuracy", "cost", "latency")]
+        names = [
+            f"{model}_{what}"
+            for model in ("small", "large")
+            for what in ("accuracy", "cost", "latency")
+        ]
         q = self.queries
-        columns = (q.small_correct, q.small_cost, q.small_latency, q.large_correct, q.large_cost, q.large_latency)
+        columns = (
+            q.small_correct,
+            q.small_cost,
+            q.small_latency,
+            q.large_correct,
+            q.large_cost,
+            q.large_latency,
+        )
         return {name: float(rows @ column) for name, column in zip(names, columns, strict=True)}
 
     def _rows(self, weights: FloatArray | None) -> FloatArray:
@@ -154,7 +171,10 @@ class Cascade:
 
     def _mixture(self, weights: FloatArray | None, *, runs_small: bool) -> Curve:
         m = self.means(weights)
-        ends = {what: (m[f"small_{what}"], m[f"large_{what}"]) for what in ("cost", "accuracy", "latency")}
+        ends = {
+            what: (m[f"small_{what}"], m[f"large_{what}"])
+            for what in ("cost", "accuracy", "latency")
+        }
         also = {what: ends[what][0] if runs_small and what != "accuracy" else 0.0 for what in ends}
         points = {what: np.array([low, high + also[what]]) for what, (low, high) in ends.items()}
         return Curve(**points, coverage=np.array([1.0, 0.0]))
@@ -197,8 +217,18 @@ def choose_threshold(cascade: Cascade, goal: Goal) -> float | None:
 def check_goal(goal: Goal) -> None:
     """Raise `ConfigError` unless exactly one goal is set and can be met by some router."""
     if (goal.max_cost is None) == (goal.min_accuracy is None):
-        raise ConfigError("one goal is needed", where="--max-cost", expected="either --max-cost or --min-accuracy")
+        raise ConfigError(
+            "one goal is needed", where="--max-cost", expected="either --max-cost or --min-accuracy"
+        )
     if goal.max_cost is not None and not (math.isfinite(goal.max_cost) and goal.max_cost > 0.0):
-        raise ConfigError(f"{goal.max_cost} is no budget", where="--max-cost", expected="a share of the large's cost")
+        raise ConfigError(
+            f"{goal.max_cost} is no budget",
+            where="--max-cost",
+            expected="a share of the large's cost",
+        )
     if goal.min_accuracy is not None and not 0.0 < goal.min_accuracy <= 1.0:
-        raise ConfigError(f"{goal.min_accuracy} is no share", where="--min-accuracy", expected="a number in (0, 1]")
+        raise ConfigError(
+            f"{goal.min_accuracy} is no share",
+            where="--min-accuracy",
+            expected="a number in (0, 1]",
+        )

@@ -35,7 +35,10 @@ class Price:
     price_out: float | None = None
 
     def __post_init__(self) -> None:
-        fixed, tokens = self.per_query is not None, (self.price_in is not None, self.price_out is not None)
+        fixed, tokens = (
+            self.per_query is not None,
+            (self.price_in is not None, self.price_out is not None),
+        )
         if fixed == all(tokens) or any(tokens) != all(tokens):
             raise ConfigError(
                 f"it is not clear what a query costs the {self.flag} model",
@@ -47,7 +50,9 @@ class Price:
         for value in (self.per_query, self.price_in, self.price_out):
             if value is not None and not (math.isfinite(value) and value >= 0.0):
                 raise ConfigError(
-                    f"a price of {value} can't be", where=f"the {self.flag} model", expected="a number >= 0"
+                    f"a price of {value} can't be",
+                    where=f"the {self.flag} model",
+                    expected="a number >= 0",
                 )
 
     @property
@@ -75,7 +80,9 @@ class ModelRows:
         if not price.by_tokens:
             return np.full(n, float(price.per_query or 0.0))
         assert price.price_in is not None and price.price_out is not None
-        cost = (self.told["n_prompt_tokens"] * price.price_in + self.told["n_tokens"] * price.price_out) / 1e6
+        cost = (
+            self.told["n_prompt_tokens"] * price.price_in + self.told["n_tokens"] * price.price_out
+        ) / 1e6
         if missing := int(np.isnan(cost).sum()):
             raise DataError(
                 f"{missing} of the {n} rows have no token counts",
@@ -104,7 +111,11 @@ def load_model(folder: str | Path) -> ModelRows:
 
     columns = Columns.of(noted())
     if not columns.ids:
-        raise DataError("there are no evaluated rows", where=str(folder), expected="the folder of a caopd eval run")
+        raise DataError(
+            "there are no evaluated rows",
+            where=str(folder),
+            expected="the folder of a caopd eval run",
+        )
     return ModelRows(
         _name(folder),
         folder,
@@ -125,7 +136,12 @@ class Aligned:
 
 
 def align(
-    smalls: Sequence[ModelRows], large: ModelRows, *, readout: str, price_small: Price, price_large: Price
+    smalls: Sequence[ModelRows],
+    large: ModelRows,
+    *,
+    readout: str,
+    price_small: Price,
+    price_large: Price,
 ) -> Aligned:
     """Align by question id. A query is a row of a small model; the large model's outcome, cost and latency for it are
     means over its rows of that question.
@@ -137,12 +153,18 @@ def align(
     """
     if price_small.by_tokens != price_large.by_tokens:
         raise ConfigError(
-            "one model is priced per query, the other per token", where="--cost-small", fix="use one unit for both"
+            "one model is priced per query, the other per token",
+            where="--cost-small",
+            fix="use one unit for both",
         )
     everyone = [*smalls, large]
     names = [model.name for model in everyone]
     if len(set(names)) < len(names):
-        raise ConfigError(f"two results have the same name: {', '.join(names)}", where="--small", fix="use --names")
+        raise ConfigError(
+            f"two results have the same name: {', '.join(names)}",
+            where="--small",
+            fix="use --names",
+        )
     common = set(large.columns.ids).intersection(*(model.columns.ids for model in smalls))
     if not common:
         raise DataError(
@@ -163,13 +185,17 @@ def align(
     return Aligned(queries, questions, left_out, no_latency)
 
 
-def _means(large: ModelRows, number: Mapping[str, int], costs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _means(
+    large: ModelRows, number: Mapping[str, int], costs: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Outcome, cost and latency of the large model for each question, shape [questions]; NaN where a row has none."""
     keep = [i for i, question in enumerate(large.columns.ids) if question in number]
     index = np.array([number[large.columns.ids[i]] for i in keep])
     counts = np.bincount(index, minlength=len(number))
     columns = (np.array(large.columns.correct, dtype=np.float64), costs, large.told["latency_s"])
-    correct, cost, latency = (np.bincount(index, weights=c[keep], minlength=len(number)) / counts for c in columns)
+    correct, cost, latency = (
+        np.bincount(index, weights=c[keep], minlength=len(number)) / counts for c in columns
+    )
     return correct, cost, latency
 
 
@@ -211,9 +237,15 @@ def _queries(
 
 
 def _no_latency(model: ModelRows, number: Mapping[str, int]) -> str | None:
-    used = [t for t, question in zip(model.told["latency_s"], model.columns.ids, strict=True) if question in number]
+    used = [
+        t
+        for t, question in zip(model.told["latency_s"], model.columns.ids, strict=True)
+        if question in number
+    ]
     missing = int(np.isnan(used).sum())
-    return f"{missing} of the {len(used)} rows of {model.name} have no latency_s" if missing else None
+    return (
+        f"{missing} of the {len(used)} rows of {model.name} have no latency_s" if missing else None
+    )
 
 
 def _check_gold(models: Sequence[ModelRows], common: set[str]) -> None:

@@ -17,21 +17,30 @@ from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.sources.client import check_url
 
 
-def build(*, small: tuple[str, str], large: tuple[str, str], threshold: float, settings: Proxy) -> Starlette:
+def build(
+    *, small: tuple[str, str], large: tuple[str, str], threshold: float, settings: Proxy
+) -> Starlette:
     """The application for two upstreams, each an address up to `/v1` and a model's name there.
 
     Raises:
         ConfigError: a threshold outside [0, 1], no address, an impossible limit, the same upstream twice.
     """
     if not 0.0 <= threshold <= 1.0:
-        raise ConfigError(f"the threshold is {threshold}", where="--threshold", expected="a number in [0, 1]")
+        raise ConfigError(
+            f"the threshold is {threshold}", where="--threshold", expected="a number in [0, 1]"
+        )
     for item in fields(settings):
-        value, positive = getattr(settings, item.name), item.name.endswith(("_s", "_mb", "_concurrency"))
+        value, positive = (
+            getattr(settings, item.name),
+            item.name.endswith(("_s", "_mb", "_concurrency")),
+        )
         if positive and not (math.isfinite(value) and value > 0):
             flag = "--" + item.name.replace("_", "-")
             raise ConfigError(f"{value} can't work", where=flag, expected="a number > 0")
     if small == large:
-        raise ConfigError("both upstreams are the same", where="--large-url", expected="a small and a large model")
+        raise ConfigError(
+            "both upstreams are the same", where="--large-url", expected="a small and a large model"
+        )
     return make_app(
         Upstream(
             "small", _checked(small[0], "--small-url"), small[1],
@@ -48,15 +57,21 @@ def build(*, small: tuple[str, str], large: tuple[str, str], threshold: float, s
     )  # fmt: skip
 
 
-def serve(*, small: tuple[str, str], large: tuple[str, str], threshold: float, settings: Proxy) -> None:
+def serve(
+    *, small: tuple[str, str], large: tuple[str, str], threshold: float, settings: Proxy
+) -> None:
     """Listen until interrupted. Requests are not logged: counts and times are in `/metrics`.
 
     Raises:
         ConfigError: as `build`.
     """
     app = build(small=small, large=large, threshold=threshold, settings=settings)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down by then, and raises it once more
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # uvicorn has shut down by then, and raises it once more
         uvicorn.run(
             app,
             host=settings.host,

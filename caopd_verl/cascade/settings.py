@@ -43,9 +43,13 @@ class Proxy:
     model_name: str = "caopd-cascade"
     small_key_env: str = "CAOPD_SMALL_API_KEY"
     large_key_env: str = "CAOPD_LARGE_API_KEY"
-    instruction: bool = True  # clients don't ask for a confidence, and without one every query is deferred
+    instruction: bool = (
+        True  # clients don't ask for a confidence, and without one every query is deferred
+    )
     connect_timeout_s: float = 5.0
-    small_timeout_s: float = 60.0  # of the whole response: it is buffered, and the large model's time comes on top
+    small_timeout_s: float = (
+        60.0  # of the whole response: it is buffered, and the large model's time comes on top
+    )
     large_timeout_s: float = 600.0  # between two pieces of the response
     max_body_mb: float = 32.0
     max_concurrency: int = 512  # connections; more get 503

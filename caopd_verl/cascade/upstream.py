@@ -64,7 +64,9 @@ class Upstream:
         self.url = base_url.rstrip("/") + "/chat/completions"
         self.key = os.environ.get(key_env) or None
         self.total_timeout_s = total_timeout_s
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s
+        )
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -108,7 +110,9 @@ class Upstream:
         return Reply(response.status, passed_on(response), content)
 
     @asynccontextmanager
-    async def stream(self, body: bytes, authorization: str | None) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def stream(
+        self, body: bytes, authorization: str | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response as soon as its headers are here; leaving the context gives up what has not come.
 
         Raises:
@@ -143,13 +147,22 @@ class _translated:
         if isinstance(error, asyncio.TimeoutError):
             raise Unreachable("timeout", f"no answer in time ({type(error).__name__})") from None
         if isinstance(error, aiohttp.ClientError):
-            raise Unreachable("connection", f"the connection failed ({type(error).__name__})") from None
+            raise Unreachable(
+                "connection", f"the connection failed ({type(error).__name__})"
+            ) from None
 
 
 def passed_on(response: aiohttp.ClientResponse) -> list[tuple[str, str]]:
     """The headers that the client gets too."""
-    named = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.raw_headers]
-    return [(name, value) for name, value in named if name in PASSED_ON or name.startswith(_PASSED_PREFIX)]
+    named = [
+        (name.decode("latin-1").lower(), value.decode("latin-1"))
+        for name, value in response.raw_headers
+    ]
+    return [
+        (name, value)
+        for name, value in named
+        if name in PASSED_ON or name.startswith(_PASSED_PREFIX)
+    ]
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -47,7 +47,9 @@ class LossCounts:
     confidence_only_tokens: int
 
     def __add__(self, other: LossCounts) -> LossCounts:
-        return LossCounts.from_list([a + b for a, b in zip(self.to_list(), other.to_list(), strict=True)])
+        return LossCounts.from_list(
+            [a + b for a, b in zip(self.to_list(), other.to_list(), strict=True)]
+        )
 
     def to_list(self) -> list[int]:
         """The five counts, in the order of the fields, e.g. for an all-reduce."""
@@ -89,7 +91,12 @@ def count_loss_tokens(mask_BR: Tensor, confidence_only_B: Tensor) -> LossCounts:
 
 
 def token_weights(
-    mask_BR: Tensor, confidence_only_B: Tensor, *, mode: str, counts: LossCounts, include_masked_rows: bool
+    mask_BR: Tensor,
+    confidence_only_B: Tensor,
+    *,
+    mode: str,
+    counts: LossCounts,
+    include_masked_rows: bool,
 ) -> Tensor:
     """fp32 [B, R] weights w with `loss = sum(w * loss_BR)`; 0 outside the mask; sum to 1 over the batch (see module).
 
@@ -119,7 +126,9 @@ def token_weights(
         denominator = counts.full_rows + counts.confidence_only_tokens / mean_length
         if include_masked_rows:
             active = counts.full_rows + counts.confidence_only_rows
-            denominator += (counts.rows - active) * (1.0 if counts.full_rows else counts.tokens / active)
+            denominator += (counts.rows - active) * (
+                1.0 if counts.full_rows else counts.tokens / active
+            )
     return torch.where(mask_BR, per_token / denominator, 0.0)
 
 
@@ -155,12 +164,19 @@ def aggregate_loss(
     """
     mask_BR, confidence_BR = mask_BR.bool(), confidence_mask_BR.bool()
     weights_BR = token_weights(
-        mask_BR, confidence_only_B, mode=mode, counts=counts, include_masked_rows=include_masked_rows
+        mask_BR,
+        confidence_only_B,
+        mode=mode,
+        counts=counts,
+        include_masked_rows=include_masked_rows,
     )
     safe_BR = torch.where(mask_BR, loss_BR.float(), 0.0)
     weighted_BR = safe_BR * weights_BR
     sums: dict[str, Tensor] = {}
-    for name, part_BR in (("reasoning", mask_BR & ~confidence_BR), ("confidence", mask_BR & confidence_BR)):
+    for name, part_BR in (
+        ("reasoning", mask_BR & ~confidence_BR),
+        ("confidence", mask_BR & confidence_BR),
+    ):
         sums[f"{name}_loss_sum"] = torch.where(part_BR, safe_BR.detach(), 0.0).sum()
         sums[f"{name}_share"] = torch.where(part_BR, weighted_BR.detach(), 0.0).sum()
         sums[f"{name}_tokens"] = part_BR.sum().float()

@@ -49,15 +49,20 @@ _MARK = r"[ \t*_`]{0,8}"
 _HEAD = re.compile(
     r"(?:^[ \t>#*_`\-]{0,12}|(?<=</answer>)[ \t*_`]{0,8})"
     r"(?:(?P<tag><[ \t]{0,2}confidence[ \t]{0,2}>)"
-    r"|confidence(?![a-z0-9])(?:[ \t]{1,2}(?:level|score)(?![a-z0-9]))?" + _MARK + r"(?P<colon>[:\uff1a=]?))" + _MARK,
+    r"|confidence(?![a-z0-9])(?:[ \t]{1,2}(?:level|score)(?![a-z0-9]))?"
+    + _MARK
+    + r"(?P<colon>[:\uff1a=]?))"
+    + _MARK,
     _FLAGS,
 )
 _NUMBER = re.compile(
-    r"(?P<number>[+-]?(?:[0-9]{1,32}(?:[ \t]?\.[ \t]?[0-9]{0,32})?|\.[ \t]?[0-9]{1,32}))(?P<percent>[ \t]?%)?", _FLAGS
+    r"(?P<number>[+-]?(?:[0-9]{1,32}(?:[ \t]?\.[ \t]?[0-9]{0,32})?|\.[ \t]?[0-9]{1,32}))(?P<percent>[ \t]?%)?",
+    _FLAGS,
 )
 _REST_OK = re.compile(r"[\s.*_`]{0,32}(?:</confidence>)?[\s.*_`]{0,32}\Z", _FLAGS)
 _MAYBE_ANSWER = re.compile(
-    r"answer|action|option|choice|boxed|result|final|solution|conclu|therefore|[<>{}\[\]\\=#0-9]", _FLAGS
+    r"answer|action|option|choice|boxed|result|final|solution|conclu|therefore|[<>{}\[\]\\=#0-9]",
+    _FLAGS,
 )
 _MAYBE_ANSWER_SAME_LINE = re.compile(r"answer|action|boxed|<(?!/confidence>)|[{}\[\]\\]", _FLAGS)
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -125,7 +130,12 @@ def parse(text: str) -> ParsedConfidence:
             return nothing  # prose: "Confidence: high, since ..." with the answer below it
         return ParsedConfidence(None, MALFORMED, stop, stop, *span)
     start = _extend_upwards(text, head)
-    if number is None or not clean or head["tag"] is not None or head["colon"] not in (":", "\uff1a"):
+    if (
+        number is None
+        or not clean
+        or head["tag"] is not None
+        or head["colon"] not in (":", "\uff1a")
+    ):
         return ParsedConfidence(None, MALFORMED, start, len(text), *span)
     value = float(re.sub(r"[ \t]", "", number["number"]))
     value = value / 100 if number["percent"] else value

@@ -79,7 +79,9 @@ def build_attempt_messages(messages: Messages, attempt_text: str, *, header: str
         return build_sdpo_messages(messages, attempt_text)
     if header != "attempt":
         raise ConfigError(f"attempt header {header!r}", expected="solution or attempt")
-    return _with_privileged(messages, f"{ATTEMPT_HEADER}\n\n{{demo}}\n\n{ATTEMPT_CLOSING}", attempt_text)
+    return _with_privileged(
+        messages, f"{ATTEMPT_HEADER}\n\n{{demo}}\n\n{ATTEMPT_CLOSING}", attempt_text
+    )
 
 
 def _with_privileged(messages: Messages, template: str, demo_text: str) -> Messages:
@@ -90,9 +92,14 @@ def _with_privileged(messages: Messages, template: str, demo_text: str) -> Messa
         )
     if not demo_text.strip():
         raise TeacherContextError(
-            "the demonstration is blank", expected="a response with some text besides its thinking block"
+            "the demonstration is blank",
+            expected="a response with some text besides its thinking block",
         )
-    before, head, after = *template.partition("{demo}")[:1], demo_text, template.partition("{demo}")[2]
+    before, head, after = (
+        *template.partition("{demo}")[:1],
+        demo_text,
+        template.partition("{demo}")[2],
+    )
     *earlier, last = messages
     question = {**last, "content": f"{last['content']}\n\n{before}{head}{after}"}
     return [*(dict(m) for m in earlier), question]
@@ -123,7 +130,9 @@ def encode_teacher_prompt(
         ConfigError: another value of `overlong`.
     """
     if overlong not in ("error", "shorten_demo"):
-        raise ConfigError(f"overlong teacher prompts: {overlong!r}", expected="error or shorten_demo")
+        raise ConfigError(
+            f"overlong teacher prompts: {overlong!r}", expected="error or shorten_demo"
+        )
     ids = encode_prompt(build(demo_text), tokenizer=tokenizer, template_kwargs=template_kwargs)
     if len(ids) <= max_tokens:
         return ids
@@ -143,9 +152,13 @@ def encode_teacher_prompt(
             raise _too_long(len(ids), max_tokens)
 
 
-def encode_prompt(messages: Messages, *, tokenizer: Tokenizer, template_kwargs: Mapping[str, Any]) -> list[int]:
+def encode_prompt(
+    messages: Messages, *, tokenizer: Tokenizer, template_kwargs: Mapping[str, Any]
+) -> list[int]:
     """Token ids of a prompt through the chat template, with the header that opens the assistant's turn."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template_kwargs)
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **template_kwargs
+    )
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
@@ -157,7 +170,9 @@ def _end_of_demo(demo_text: str) -> str:
 
 def _tail_text(demo_text: str, ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """The end of `demo_text` that is as long as the decoded `ids`, from the next word on."""
-    decoded = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    decoded = tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
     tail = demo_text[max(0, len(demo_text) - len(decoded)) :]
     word = re.search(r"\s\S", tail)
     return tail[word.start() + 1 :] if word else tail

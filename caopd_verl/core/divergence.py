@@ -64,7 +64,9 @@ def topk_divergence(
         ConfigError: shapes that differ, k outside [1, V], alpha outside [0, 1], temperature or chunk_tokens not
             positive.
     """
-    _check(student_logits_TV, teacher_logits_TV, target_ids_T, k, alpha_T, temperature, chunk_tokens)
+    _check(
+        student_logits_TV, teacher_logits_TV, target_ids_T, k, alpha_T, temperature, chunk_tokens
+    )
     alpha_T = alpha_T.detach().to(device=student_logits_TV.device, dtype=torch.float32)
     teacher_logits_TV = teacher_logits_TV.detach()
     losses: list[Tensor] = []
@@ -86,7 +88,13 @@ def topk_divergence(
             metrics.setdefault(name, []).append(value)
     if not losses:
         empty = student_logits_TV.float().sum(dim=-1)
-        names = ("student_log_probs", "teacher_log_probs", "student_entropy", "teacher_entropy", "topk_mass")
+        names = (
+            "student_log_probs",
+            "teacher_log_probs",
+            "student_entropy",
+            "teacher_entropy",
+            "topk_mass",
+        )
         return empty, {name: empty.detach() for name in names}
     return torch.cat(losses), {name: torch.cat(parts) for name, parts in metrics.items()}
 
@@ -106,7 +114,9 @@ def reference_divergence(
             rows.append((s * (row_s - row_t)).sum())
         else:
             log_m = ((1 - alpha) * s + alpha * t).log()
-            rows.append((1 - alpha) * (s * (row_s - log_m)).sum() + alpha * (t * (row_t - log_m)).sum())
+            rows.append(
+                (1 - alpha) * (s * (row_s - log_m)).sum() + alpha * (t * (row_t - log_m)).sum()
+            )
     return torch.stack(rows)
 
 
@@ -123,7 +133,9 @@ def importance_weights(logp_T: Tensor, old_logp_T: Tensor, *, clip: float | None
     return _clipped_ratio(logp_T, old_logp_T, clip)
 
 
-def tis_weights(old_logp_T: Tensor, rollout_logp_T: Tensor, valid_mask_T: Tensor, *, clip: float | None) -> Tensor:
+def tis_weights(
+    old_logp_T: Tensor, rollout_logp_T: Tensor, valid_mask_T: Tensor, *, clip: float | None
+) -> Tensor:
     """Truncated importance weights of trainer against sampler, per token, detached fp32 [T].
 
     Args:
@@ -142,7 +154,9 @@ def tis_weights(old_logp_T: Tensor, rollout_logp_T: Tensor, valid_mask_T: Tensor
 
 def _clipped_ratio(new: Tensor, old: Tensor, clip: float) -> Tensor:
     if not clip > 0:
-        raise ConfigError(f"importance weights clipped at {clip}", expected="a positive number, or null for none")
+        raise ConfigError(
+            f"importance weights clipped at {clip}", expected="a positive number, or null for none"
+        )
     log_ratio = (new.detach().float() - old.detach().float()).clamp(-_RATIO_CLAMP, _RATIO_CLAMP)
     return log_ratio.exp().clamp(max=clip)
 
@@ -178,7 +192,11 @@ def _bucket_log_probs(logits_CV: Tensor, ids_CK: Tensor | None, temperature: flo
 
 
 def _chunk_loss(
-    student_CV: Tensor, teacher_CV: Tensor, ids_CK: Tensor | None, alpha_C: Tensor, temperature: float
+    student_CV: Tensor,
+    teacher_CV: Tensor,
+    ids_CK: Tensor | None,
+    alpha_C: Tensor,
+    temperature: float,
 ) -> Tensor:
     log_s = _bucket_log_probs(student_CV, ids_CK, temperature)
     with torch.no_grad():
@@ -191,7 +209,9 @@ def _chunk_loss(
     if reverse.any():
         loss_C = loss_C.index_put((reverse,), _kl(log_s[reverse], log_t[reverse]))
     if between.any():
-        loss_C = loss_C.index_put((between,), _jsd(log_s[between], log_t[between], alpha_C[between]))
+        loss_C = loss_C.index_put(
+            (between,), _jsd(log_s[between], log_t[between], alpha_C[between])
+        )
     return loss_C
 
 
@@ -200,7 +220,9 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     gap = log_p - log_q
     near = gap.abs() < 0.1
     small = torch.where(near, gap, torch.zeros_like(gap))
-    series = small * small * (0.5 - small * (1 / 6 - small * (1 / 24 - small / 120)))  # gap - 1 + exp(-gap)
+    series = (
+        small * small * (0.5 - small * (1 / 6 - small * (1 / 24 - small / 120)))
+    )  # gap - 1 + exp(-gap)
     p = log_p.exp()
     return torch.where(near, p * series, p * (gap - 1.0) + log_q.exp()).sum(-1)
 
@@ -212,7 +234,9 @@ def _jsd(log_s: Tensor, log_t: Tensor, alpha_C: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _chunk_metrics(student_CV: Tensor, teacher_CV: Tensor, ids_C: Tensor, temperature: float) -> dict[str, Tensor]:
+def _chunk_metrics(
+    student_CV: Tensor, teacher_CV: Tensor, ids_C: Tensor, temperature: float
+) -> dict[str, Tensor]:
     metrics = {}
     for who, raw_CV in (("student", student_CV), ("teacher", teacher_CV)):
         log_probs_CV = _logits(raw_CV, temperature)
@@ -223,7 +247,13 @@ def _chunk_metrics(student_CV: Tensor, teacher_CV: Tensor, ids_C: Tensor, temper
 
 
 def _check(
-    student: Tensor, teacher: Tensor, ids: Tensor, k: int | None, alpha: Tensor, temperature: float, chunk: int
+    student: Tensor,
+    teacher: Tensor,
+    ids: Tensor,
+    k: int | None,
+    alpha: Tensor,
+    temperature: float,
+    chunk: int,
 ) -> None:
     if student.dim() != 2 or student.shape != teacher.shape:
         raise ConfigError(
@@ -233,7 +263,8 @@ def _check(
     n_tokens, vocabulary = student.shape
     if ids.shape != (n_tokens,) or alpha.shape != (n_tokens,):
         raise ConfigError(
-            f"target ids {tuple(ids.shape)} and alpha {tuple(alpha.shape)} for {n_tokens} tokens", expected="[T] each"
+            f"target ids {tuple(ids.shape)} and alpha {tuple(alpha.shape)} for {n_tokens} tokens",
+            expected="[T] each",
         )
     if k is not None and not 1 <= k <= vocabulary:
         raise ConfigError(
@@ -241,6 +272,10 @@ def _check(
             expected=f"k in [1, {vocabulary}], or null for the full vocabulary",
         )
     if not temperature > 0 or chunk < 1:
-        raise ConfigError(f"temperature {temperature}, chunk_tokens {chunk}", expected="both positive")
+        raise ConfigError(
+            f"temperature {temperature}, chunk_tokens {chunk}", expected="both positive"
+        )
     if n_tokens and not bool(((alpha >= 0) & (alpha <= 1)).all()):
-        raise ConfigError("alpha outside [0, 1]", expected="0 = KL(T||S), 1 = KL(S||T), between: generalised JSD")
+        raise ConfigError(
+            "alpha outside [0, 1]", expected="0 = KL(T||S), 1 = KL(S||T), between: generalised JSD"
+        )

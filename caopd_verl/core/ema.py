@@ -34,7 +34,9 @@ def named_shards(module: nn.Module) -> dict[str, Tensor]:
     Raises:
         ConfigError: two parameters have the same name once wrapper prefixes are removed.
     """
-    from torch.distributed.fsdp import FSDPModule  # not at import time: core must load on builds without distributed
+    from torch.distributed.fsdp import (
+        FSDPModule,
+    )  # not at import time: core must load on builds without distributed
 
     for sub in module.modules():
         if isinstance(sub, FSDPModule):
@@ -45,7 +47,10 @@ def named_shards(module: nn.Module) -> dict[str, Tensor]:
         for wrapper in _WRAPPERS:
             name = name.replace(wrapper, "")
         if name in shards:
-            raise ConfigError(f"two parameters are called {name!r} once wrapper prefixes are removed", where=raw_name)
+            raise ConfigError(
+                f"two parameters are called {name!r} once wrapper prefixes are removed",
+                where=raw_name,
+            )
         shards[name] = parameter
     return shards
 
@@ -68,7 +73,9 @@ def ema_update(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], rat
             Nothing has been changed then.
     """
     if not 0.0 < rate <= 1.0:
-        raise ConfigError(f"EMA rate {rate}", expected="a number in (0, 1]", fix="the paper's Table 6 uses 0.05")
+        raise ConfigError(
+            f"EMA rate {rate}", expected="a number in (0, 1]", fix="the paper's Table 6 uses 0.05"
+        )
     _check_names(teacher, student)
     for name, theirs in teacher.items():
         _check_pair(name, theirs, student[name])

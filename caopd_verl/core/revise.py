@@ -39,12 +39,22 @@ from caopd_verl.core.confidence import MAX_LINE_CHARS, SEARCH_CHARS, ParsedConfi
 from caopd_verl.core.tokens import Segment, Tokenizer, decode, encode_segment, find_eot_id
 from caopd_verl.errors import RevisionError
 
-__all__ = ["Revision", "Segment", "Tokenizer", "encode_segment", "find_eot_id", "revise_response", "revise_text"]
+__all__ = [
+    "Revision",
+    "Segment",
+    "Tokenizer",
+    "encode_segment",
+    "find_eot_id",
+    "revise_response",
+    "revise_text",
+]
 
 FIRST_WINDOW = 48
 """Tokens decoded at first: more than a confidence line, its end-of-turn token and the line above usually take."""
 
-_ANSWER_MARK = re.compile(r"<[ ]?answer[ ]?>|^[ \t*]{0,8}action[ \t*]{0,4}:|\\boxed", re.IGNORECASE | re.MULTILINE)
+_ANSWER_MARK = re.compile(
+    r"<[ ]?answer[ ]?>|^[ \t*]{0,8}action[ \t*]{0,4}:|\\boxed", re.IGNORECASE | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -97,10 +107,15 @@ def revise_response(
             longer than the limit.
         TokenizerError: the tokenizer cannot write a confidence line (it drops line breaks or digits).
     """
-    ids = tuple(int(i) for i in token_ids) if not isinstance(token_ids, (list, tuple)) else tuple(token_ids)
+    ids = (
+        tuple(int(i) for i in token_ids)
+        if not isinstance(token_ids, (list, tuple))
+        else tuple(token_ids)
+    )
     if len(ids) > max_response_tokens:
         raise RevisionError(
-            f"a sampled response has {len(ids)} tokens", expected=f"at most {max_response_tokens}, the response limit"
+            f"a sampled response has {len(ids)} tokens",
+            expected=f"at most {max_response_tokens}, the response limit",
         )
     end = _end_of_turn(ids, {eot_id, *stop_ids})
     view = _Tail(ids if end is None else ids[:end], tokenizer)

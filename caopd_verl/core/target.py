@@ -42,7 +42,9 @@ class Target:
         return self.successes > 0
 
 
-def compute_target(correct: Sequence[bool], *, leave_one_out: bool, shrinkage: tuple[float, float] | None) -> Target:
+def compute_target(
+    correct: Sequence[bool], *, leave_one_out: bool, shrinkage: tuple[float, float] | None
+) -> Target:
     """p-hat from the verdicts of one group.
 
     Args:
@@ -57,7 +59,9 @@ def compute_target(correct: Sequence[bool], *, leave_one_out: bool, shrinkage: t
     verdicts = [bool(c) for c in correct]
     k, successes = len(verdicts), sum(verdicts)
     if k == 0:
-        raise DataError("a group without rollouts has no success rate", expected="at least one verdict")
+        raise DataError(
+            "a group without rollouts has no success rate", expected="at least one verdict"
+        )
     if leave_one_out and k == 1:
         raise ConfigError(
             "leave-one-out leaves nothing of a group of one rollout",
@@ -77,5 +81,7 @@ def _pseudo_counts(shrinkage: tuple[float, float] | None) -> tuple[float, float]
         return 0.0, 0.0
     a, b = shrinkage
     if not (math.isfinite(a) and math.isfinite(b) and a >= 0 and b >= 0):
-        raise ConfigError(f"shrinkage ({a}, {b}) is no pair of pseudo-counts", expected="two finite numbers >= 0")
+        raise ConfigError(
+            f"shrinkage ({a}, {b}) is no pair of pseudo-counts", expected="two finite numbers >= 0"
+        )
     return float(a), float(b)

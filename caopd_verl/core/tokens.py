@@ -26,7 +26,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str: ...
+    def decode(
+        self, token_ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool
+    ) -> str: ...
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any: ...
 
@@ -51,7 +53,9 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def encode_segment(value: float, tokenizer: Tokenizer, *, lead: str = "\n", remainder: str = "") -> Segment:
+def encode_segment(
+    value: float, tokenizer: Tokenizer, *, lead: str = "\n", remainder: str = ""
+) -> Segment:
     """The ids of `remainder + lead + "Confidence: 0.62"`, encoded as in the middle of a text; cached without remainder.
 
     Raises:
@@ -71,7 +75,9 @@ def encode_segment(value: float, tokenizer: Tokenizer, *, lead: str = "\n", rema
     return cache[line, lead]
 
 
-_SEGMENTS: weakref.WeakKeyDictionary[Any, dict[tuple[str, str], Segment]] = weakref.WeakKeyDictionary()
+_SEGMENTS: weakref.WeakKeyDictionary[Any, dict[tuple[str, str], Segment]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def find_eot_id(tokenizer: Tokenizer) -> int:
@@ -91,8 +97,13 @@ def find_eot_id(tokenizer: Tokenizer) -> int:
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
     at = text.rfind(mark)
     tail = text[at + len(mark) :] if at >= 0 else ""
-    added = getattr(tokenizer, "added_tokens_decoder", {})  # id -> AddedToken; a template may end turns with one
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if getattr(token, "special", True))}
+    added = getattr(
+        tokenizer, "added_tokens_decoder", {}
+    )  # id -> AddedToken; a template may end turns with one
+    special = {
+        *tokenizer.all_special_ids,
+        *(i for i, token in added.items() if getattr(token, "special", True)),
+    }
     for token in tokenizer.encode(tail, add_special_tokens=False) if tail.strip() else []:
         if token in special:
             return token
@@ -104,38 +115,56 @@ def find_eot_id(tokenizer: Tokenizer) -> int:
 
 
 def _build_segment(line: str, tokenizer: Tokenizer, lead: str, remainder: str) -> Segment:
-    anchor, anchor_ids, ids = _encode_behind_anchor(remainder + lead + line, tokenizer, newline=not lead)
+    anchor, anchor_ids, ids = _encode_behind_anchor(
+        remainder + lead + line, tokenizer, newline=not lead
+    )
     lossless = decode(tokenizer, [*anchor_ids, *ids])
     parsed = parse(lossless)
     written = anchor + remainder + lead + line
-    if parsed.value is None or render(parsed.value) != line or parsed.value_start is None or parsed.value_end is None:
+    if (
+        parsed.value is None
+        or render(parsed.value) != line
+        or parsed.value_start is None
+        or parsed.value_end is None
+    ):
         raise TokenizerError(
             f"the tokenizer cannot write the confidence line: {written!r} comes back as {lossless!r}",
             expected="a tokenizer that keeps line breaks, digits and the decimal point",
             fix="use a tokenizer without lossy normalisation (BERT-like ones drop line breaks)",
         )
-    label = lossless.rfind(lossless[parsed.start : parsed.value_start].strip(), 0, parsed.value_start)
-    first = len((lossless[:label] if remainder else lossless[: len(decode(tokenizer, anchor_ids))]).rstrip())
+    label = lossless.rfind(
+        lossless[parsed.start : parsed.value_start].strip(), 0, parsed.value_start
+    )
+    first = len(
+        (lossless[:label] if remainder else lossless[: len(decode(tokenizer, anchor_ids))]).rstrip()
+    )
     ends = [len(decode(tokenizer, [*anchor_ids, *ids[: n + 1]])) for n in range(len(ids))]
     starts = [len(decode(tokenizer, anchor_ids)), *ends[:-1]]
     return Segment(
         token_ids=tuple(ids),
         confidence_mask=tuple(not remainder or end > first for end in ends),
         value_mask=tuple(
-            begin < parsed.value_end and end > parsed.value_start for begin, end in zip(starts, ends, strict=True)
+            begin < parsed.value_end and end > parsed.value_start
+            for begin, end in zip(starts, ends, strict=True)
         ),
     )
 
 
-def _encode_behind_anchor(text: str, tokenizer: Tokenizer, *, newline: bool) -> tuple[str, list[int], list[int]]:
+def _encode_behind_anchor(
+    text: str, tokenizer: Tokenizer, *, newline: bool
+) -> tuple[str, list[int], list[int]]:
     """Encode `text` as it would be encoded in the middle of a text (no dummy blank of SentencePiece in front)."""
 
     def encode(s: str) -> list[int]:
         return list(tokenizer.encode(s, add_special_tokens=False))
 
-    known = [a for a in _ANCHORS if a in decode(tokenizer, encode(a))]  # others are unknown tokens, not text
+    known = [
+        a for a in _ANCHORS if a in decode(tokenizer, encode(a))
+    ]  # others are unknown tokens, not text
     if not known:
-        raise TokenizerError("the tokenizer cannot write a single letter or digit", expected=f"one of {_ANCHORS}")
+        raise TokenizerError(
+            "the tokenizer cannot write a single letter or digit", expected=f"one of {_ANCHORS}"
+        )
     anchors = [a + ("\n" if newline else "") for a in known]
     for anchor in anchors:
         before, both = encode(anchor), encode(anchor + text)

@@ -31,7 +31,13 @@ Split = Literal["train", "test", "val"]
 SOURCE = "arithmetic"
 VERIFIER = "arithmetic"
 # (digits of one operand, digits of the other) -> share of the questions; the order of the two is drawn at random.
-LEVELS: dict[tuple[int, int], float] = {(1, 2): 0.12, (2, 2): 0.18, (1, 3): 0.30, (2, 3): 0.25, (3, 3): 0.15}
+LEVELS: dict[tuple[int, int], float] = {
+    (1, 2): 0.12,
+    (2, 2): 0.18,
+    (1, 3): 0.30,
+    (2, 3): 0.25,
+    (3, 3): 0.15,
+}
 # Share of the operand pairs that each split holds, in per cent; the train split has the rest.
 _PERCENT = {"test": 20, "val": 10}
 _MAX_TRIES_PER_QUESTION = 200
@@ -75,10 +81,14 @@ def generate(*, n: int, seed: int, split: Split) -> list[Example]:
     """
     if split not in get_args(Split):
         raise ConfigError(
-            f"unknown split {split!r}", where="arithmetic split", expected="one of " + ", ".join(get_args(Split))
+            f"unknown split {split!r}",
+            where="arithmetic split",
+            expected="one of " + ", ".join(get_args(Split)),
         )
     if n < 1:
-        raise ConfigError(f"{n} questions were asked for", where="arithmetic n", expected="a number of at least 1")
+        raise ConfigError(
+            f"{n} questions were asked for", where="arithmetic n", expected="a number of at least 1"
+        )
     rng = random.Random(f"{split}:{seed}")
     seen: set[tuple[int, int]] = set()
     examples: list[Example] = []
@@ -99,7 +109,9 @@ def generate(*, n: int, seed: int, split: Split) -> list[Example]:
     return examples
 
 
-def _draw_unseen(rng: random.Random, split: Split, seen: set[tuple[int, int]], n: int) -> tuple[int, int]:
+def _draw_unseen(
+    rng: random.Random, split: Split, seen: set[tuple[int, int]], n: int
+) -> tuple[int, int]:
     for _ in range(_MAX_TRIES_PER_QUESTION):
         pair = draw_operands(rng, split)
         if pair not in seen:

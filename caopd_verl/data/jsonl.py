@@ -55,7 +55,9 @@ def load_jsonl(path: str | Path, *, verifier: str | None = None) -> list[Example
 def _example(row: Row, where: str, verifier: str | None) -> Example:
     unknown = sorted(set(row) - set(KEYS))
     if unknown:
-        raise DataError(f"unknown key {unknown[0]!r}", where=where, expected="only " + ", ".join(KEYS))
+        raise DataError(
+            f"unknown key {unknown[0]!r}", where=where, expected="only " + ", ".join(KEYS)
+        )
     name = row.get("verifier", verifier)
     if name not in VERIFIERS:
         raise DataError(
@@ -69,9 +71,13 @@ def _example(row: Row, where: str, verifier: str | None) -> Example:
     get_verifier(name).check_gold(answer, where)
     meta = row.get("meta", {})
     if not isinstance(meta, dict):
-        raise DataError(f"'meta' is of type {type(meta).__name__}", where=where, expected="a JSON object")
+        raise DataError(
+            f"'meta' is of type {type(meta).__name__}", where=where, expected="a JSON object"
+        )
     return Example(
-        id=identifier(row, "id", where=where) if "id" in row else f"line-{where.rpartition(':')[2]}",
+        id=identifier(row, "id", where=where)
+        if "id" in row
+        else f"line-{where.rpartition(':')[2]}",
         messages=own_messages(messages),
         answer=answer,
         verifier=name,
@@ -83,26 +89,38 @@ def _example(row: Row, where: str, verifier: str | None) -> Example:
 
 def _messages(row: Row, where: str) -> Messages:
     if ("prompt" in row) == ("messages" in row):
-        raise DataError("the row needs a prompt", where=where, expected="either 'prompt' or 'messages'")
+        raise DataError(
+            "the row needs a prompt", where=where, expected="either 'prompt' or 'messages'"
+        )
     if "prompt" in row:
         user = {"role": "user", "content": text_field(row, "prompt", where=where)}
         if row.get("system") is None:
             return [user]
         return [{"role": "system", "content": text_field(row, "system", where=where)}, user]
     if "system" in row:
-        raise DataError("'system' stands beside 'messages'", where=where, expected="the system message in 'messages'")
+        raise DataError(
+            "'system' stands beside 'messages'",
+            where=where,
+            expected="the system message in 'messages'",
+        )
     messages = row["messages"]
     if not isinstance(messages, list) or not messages:
         raise DataError("'messages' is not a non-empty list", where=where)
     checked = []
     for i, message in enumerate(messages):
-        if not isinstance(message, dict) or set(message) != {"role", "content"} or message["role"] not in _ROLES:
+        if (
+            not isinstance(message, dict)
+            or set(message) != {"role", "content"}
+            or message["role"] not in _ROLES
+        ):
             raise DataError(
                 f"message {i} is not usable",
                 where=where,
                 expected='{"role": "system", "user" or "assistant", "content": text}',
             )
-        checked.append({"role": message["role"], "content": text_field(message, "content", where=where)})
+        checked.append(
+            {"role": message["role"], "content": text_field(message, "content", where=where)}
+        )
     if checked[-1]["role"] != "user":
         raise DataError("the last message is not the user's", where=where)
     return checked

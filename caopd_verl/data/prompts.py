@@ -82,5 +82,7 @@ def own_messages(messages: Messages) -> Messages:
     if has_instruction(messages):
         return messages
     last = next(message for message in reversed(messages) if message["role"] == "user")
-    last["content"] = f"{last['content'].rstrip()}\n\nEnd your response with this line:\n{CONFIDENCE_INSTRUCTION}"
+    last["content"] = (
+        f"{last['content'].rstrip()}\n\nEnd your response with this line:\n{CONFIDENCE_INSTRUCTION}"
+    )
     return messages

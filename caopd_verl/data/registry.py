@@ -52,13 +52,21 @@ def load_task(
         DataError: a row that can't be used, naming `file:line`.
     """
     if name not in TASKS:
-        raise ConfigError(f"unknown task {name!r}", where="task", expected="one of " + ", ".join(TASKS))
+        raise ConfigError(
+            f"unknown task {name!r}", where="task", expected="one of " + ", ".join(TASKS)
+        )
     if split not in get_args(Split):
-        raise ConfigError(f"unknown split {split!r}", where="split", expected="one of " + ", ".join(get_args(Split)))
+        raise ConfigError(
+            f"unknown split {split!r}",
+            where="split",
+            expected="one of " + ", ".join(get_args(Split)),
+        )
     if name in GENERATED:
         return _generate(name, path, seed, n, split, validation_fraction, options)
     if path is None:
-        raise ConfigError(f"the task {name!r} needs a data file", where="path", expected="the path of a file")
+        raise ConfigError(
+            f"the task {name!r} needs a data file", where="path", expected="the path of a file"
+        )
     _check_options(name, options)
     examples = FILE_TASKS[name](path, **options)
     if validation_fraction is not None and split != "test":
@@ -86,9 +94,15 @@ def _generate(
 
     for key, value in {"path": path, "validation_fraction": validation_fraction, **options}.items():
         if value is not None:
-            raise ConfigError(f"the task {name!r} is generated and takes no {key!r}", where=key, fix="leave it out")
+            raise ConfigError(
+                f"the task {name!r} is generated and takes no {key!r}",
+                where=key,
+                fix="leave it out",
+            )
     if n is None:
-        raise ConfigError(f"the task {name!r} is generated and needs a number of questions", where="n")
+        raise ConfigError(
+            f"the task {name!r} is generated and needs a number of questions", where="n"
+        )
     return arithmetic.generate(n=n, seed=seed, split=split)
 
 

@@ -25,7 +25,10 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, Row]]:
         found, where = True, f"{path}:{number}"
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
             raise DataError(
                 f"the line is not JSON ({error})",
                 where=where,
@@ -33,10 +36,14 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, Row]]:
                 fix="correct or remove the line",
             ) from None
         if not isinstance(row, dict):
-            raise DataError(f"the line holds a JSON {type(row).__name__}", where=where, expected="a JSON object")
+            raise DataError(
+                f"the line holds a JSON {type(row).__name__}", where=where, expected="a JSON object"
+            )
         yield where, row
     if not found:
-        raise DataError("the file holds no rows", where=str(path), expected="one JSON object a line")
+        raise DataError(
+            "the file holds no rows", where=str(path), expected="one JSON object a line"
+        )
 
 
 def read_json(path: str | Path) -> Any:
@@ -45,7 +52,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise DataError(f"the file is not JSON ({error.msg})", where=f"{path}:{error.lineno}") from None
+        raise DataError(
+            f"the file is not JSON ({error.msg})", where=f"{path}:{error.lineno}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"the file is not JSON ({error})", where=str(path)) from None
 
@@ -61,15 +70,21 @@ def text_field(row: Mapping[str, Any], key: str, *, where: str) -> str:
         what = f"{key!r} is empty"
     else:
         what = f"{key!r} is of type {type(value).__name__}"
-    raise DataError(what, where=where, expected=f"a non-empty string {key!r}", fix="correct or remove the row")
+    raise DataError(
+        what, where=where, expected=f"a non-empty string {key!r}", fix="correct or remove the row"
+    )
 
 
 def identifier(row: Mapping[str, Any], key: str, *, where: str) -> str:
     """The row's id under `key` as text. Raises `DataError` unless it is an integer or a non-empty string."""
     value = row.get(key)
-    if (isinstance(value, str) and value.strip()) or (isinstance(value, int) and not isinstance(value, bool)):
+    if (isinstance(value, str) and value.strip()) or (
+        isinstance(value, int) and not isinstance(value, bool)
+    ):
         return str(value)
-    raise DataError(f"the row has no usable {key!r} ({value!r})", where=where, expected="an integer or a string")
+    raise DataError(
+        f"the row has no usable {key!r} ({value!r})", where=where, expected="an integer or a string"
+    )
 
 
 class UniqueIds:
@@ -95,5 +110,7 @@ def _read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise DataError(
-            f"the file can't be read ({error.strerror or error})", where=str(path), fix="check the data path"
+            f"the file can't be read ({error.strerror or error})",
+            where=str(path),
+            fix="check the data path",
         ) from None

@@ -61,7 +61,9 @@ def _example(row: Row, where: str) -> Example:
     letters = option_letters(prompt)
     if len(letters) < 2:
         raise DataError(
-            "the prompt has no lettered options", where=where, expected="lines 'A: ...', 'B: ...' and so on in order"
+            "the prompt has no lettered options",
+            where=where,
+            expected="lines 'A: ...', 'B: ...' and so on in order",
         )
     if answer not in letters:
         raise DataError(

@@ -21,7 +21,9 @@ def prompt_key(example: Example) -> str:
     return json.dumps(example.messages, sort_keys=True, ensure_ascii=False)
 
 
-def validation_split(examples: Sequence[Example], *, fraction: float, seed: int) -> tuple[list[Example], list[Example]]:
+def validation_split(
+    examples: Sequence[Example], *, fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
     """Split into `(train, validation)`, both in the order of `examples`.
 
     Each distinct prompt gets a rank from a hash of seed and text; the first `ceil(fraction * prompts)` are validation.
@@ -30,7 +32,11 @@ def validation_split(examples: Sequence[Example], *, fraction: float, seed: int)
         ConfigError: `fraction` outside (0, 1), or so that one side would be empty.
     """
     if not 0.0 < fraction < 1.0:
-        raise ConfigError(f"the fraction is {fraction}", where="validation_fraction", expected="a number in (0, 1)")
+        raise ConfigError(
+            f"the fraction is {fraction}",
+            where="validation_fraction",
+            expected="a number in (0, 1)",
+        )
     keys = [prompt_key(example) for example in examples]
     ranked = _ranked(set(keys), seed)
     n_validation = math.ceil(fraction * len(ranked) - 1e-9)
@@ -54,13 +60,17 @@ def subsample(examples: Sequence[Example], *, n: int, seed: int) -> list[Example
     """
     if not 1 <= n <= len(examples):
         raise ConfigError(
-            f"{n} examples were asked for", where="n", expected=f"between 1 and the {len(examples)} that there are"
+            f"{n} examples were asked for",
+            where="n",
+            expected=f"between 1 and the {len(examples)} that there are",
         )
     chosen = set(_ranked({example.id for example in examples}, seed)[:n])
     return [example for example in examples if example.id in chosen]
 
 
-def check_disjoint(first: Sequence[Example], second: Sequence[Example], *, names: tuple[str, str]) -> None:
+def check_disjoint(
+    first: Sequence[Example], second: Sequence[Example], *, names: tuple[str, str]
+) -> None:
     """Raise `DataError`, naming both places, at the first prompt that `first` and `second` share."""
     seen = {prompt_key(example): example for example in first}
     shared = [example for example in second if prompt_key(example) in seen]

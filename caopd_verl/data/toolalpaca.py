@@ -60,9 +60,15 @@ def load_toolalpaca(
             `system` that is not null.
     """
     if placeholders not in ("error", "exclude"):
-        raise ConfigError(f"unknown choice {placeholders!r}", where="placeholders", expected="error or exclude")
+        raise ConfigError(
+            f"unknown choice {placeholders!r}", where="placeholders", expected="error or exclude"
+        )
     if verifier not in ("tool_call", "tool_call_first"):
-        raise ConfigError(f"unknown verifier {verifier!r}", where="verifier", expected="tool_call or tool_call_first")
+        raise ConfigError(
+            f"unknown verifier {verifier!r}",
+            where="verifier",
+            expected="tool_call or tool_call_first",
+        )
     if _is_list(path):
         return _from_apis(path, placeholders, verifier)
     ids = UniqueIds()
@@ -70,14 +76,23 @@ def load_toolalpaca(
     for where, row in read_json_lines(path):
         id_ = identifier(row, "idx", where=where)
         if row.get("system") is not None:
-            raise DataError("'system' is not null", where=where, expected="null: the prompt holds the whole task")
-        prompt, answer = text_field(row, "prompt", where=where), text_field(row, "answer", where=where)
+            raise DataError(
+                "'system' is not null",
+                where=where,
+                expected="null: the prompt holds the whole task",
+            )
+        prompt, answer = (
+            text_field(row, "prompt", where=where),
+            text_field(row, "answer", where=where),
+        )
         examples.append(_example(id_, prompt, answer, verifier, where, {}))
         ids.add(examples[-1].id, where)
     return examples
 
 
-def _example(id_: str, prompt: str, answer: str, verifier: str, where: str, meta: dict[str, Any]) -> Example:
+def _example(
+    id_: str, prompt: str, answer: str, verifier: str, where: str, meta: dict[str, Any]
+) -> Example:
     get_verifier(verifier).check_gold(answer, where)
     return Example(
         id=f"{SOURCE}-{id_}",
@@ -95,7 +110,9 @@ def _is_list(path: str | Path) -> bool:
         with open(path, "rb") as file:
             return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     except OSError as error:
-        raise DataError(f"the file can't be read ({error.strerror})", where=str(path), fix="check the path") from None
+        raise DataError(
+            f"the file can't be read ({error.strerror})", where=str(path), fix="check the path"
+        ) from None
 
 
 def _from_apis(path: str | Path, placeholders: str, verifier: str) -> list[Example]:
@@ -105,7 +122,9 @@ def _from_apis(path: str | Path, placeholders: str, verifier: str) -> list[Examp
     for number, api in enumerate(read_json(path)):
         where = f"{path}:API {number}"
         if not isinstance(api, dict):
-            raise DataError(f"the API is of type {type(api).__name__}", where=where, expected="a JSON object")
+            raise DataError(
+                f"the API is of type {type(api).__name__}", where=where, expected="a JSON object"
+            )
         name = text_field(api, "Name", where=where)
         where = f"{where} ({name})"
         for i, (question, calls) in enumerate(_questions(api, where)):
@@ -120,7 +139,11 @@ def _from_apis(path: str | Path, placeholders: str, verifier: str) -> list[Examp
                 question=question,
             )
             answer = json.dumps(calls, ensure_ascii=False)
-            examples.append(_example(f"{name}-{i}", prompt, answer, verifier, place, {"api": name, "question": i}))
+            examples.append(
+                _example(
+                    f"{name}-{i}", prompt, answer, verifier, place, {"api": name, "question": i}
+                )
+            )
             ids.add(examples[-1].id, place)
     if excluded:
         warnings.warn(
@@ -134,17 +157,29 @@ def _from_apis(path: str | Path, placeholders: str, verifier: str) -> list[Examp
 
 def _questions(api: Row, where: str) -> list[tuple[str, Any]]:
     questions, golds = api.get("Instructions"), api.get("Golden_Answers")
-    if not isinstance(questions, list) or not isinstance(golds, list) or len(questions) != len(golds):
-        raise DataError("'Instructions' and 'Golden_Answers' are not two lists of one length", where=where)
+    if (
+        not isinstance(questions, list)
+        or not isinstance(golds, list)
+        or len(questions) != len(golds)
+    ):
+        raise DataError(
+            "'Instructions' and 'Golden_Answers' are not two lists of one length", where=where
+        )
     for i, question in enumerate(questions):
         if not isinstance(question, str) or not question.strip():
-            raise DataError("the question is empty", where=f"{where}:question {i}", expected="a non-empty string")
+            raise DataError(
+                "the question is empty",
+                where=f"{where}:question {i}",
+                expected="a non-empty string",
+            )
     return list(zip(questions, golds, strict=True))
 
 
 def _documentation(api: Row, where: str) -> str:
     functions = api.get("Function_Description")
-    if not isinstance(functions, dict) or not all(isinstance(text, str) for text in functions.values()):
+    if not isinstance(functions, dict) or not all(
+        isinstance(text, str) for text in functions.values()
+    ):
         raise DataError("'Function_Description' does not map names to texts", where=where)
     lines = [f"{name}: {text}" for name, text in functions.items() if name != "components"]
     return "\n".join([*lines, functions.get("components", "")])

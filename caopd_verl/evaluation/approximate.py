@@ -66,9 +66,13 @@ def approximate_expected(text: str, steps: Sequence[TokenStep], decoding: Decodi
     path = _path(steps, index, before, text[stated.value_start : stated.value_end])
     at_one, mass = path.mean(None)
     if mass < MIN_SEEN:
-        return Readout(mass=mass, reason="less than half of the probability was seen along the sampled path")
+        return Readout(
+            mass=mass, reason="less than half of the probability was seen along the sampled path"
+        )
     value = at_one if decoding.as_model else path.mean(decoding)[0]
-    return Readout(min(1.0, max(0.0, value)), min(mass, 1.0), APPROXIMATE, value_t1=min(1.0, max(0.0, at_one)))
+    return Readout(
+        min(1.0, max(0.0, value)), min(mass, 1.0), APPROXIMATE, value_t1=min(1.0, max(0.0, at_one))
+    )
 
 
 def _token_at(text: str, steps: Sequence[TokenStep], position: int) -> tuple[int, str] | None:
@@ -104,7 +108,11 @@ class _Path:
                     continue
                 beginning = start + (other.lstrip() if i == 0 else other)
                 worth = _value(
-                    beginning, self.number, ended=start == self.number, like=after, offset=value - (_base(after) or 0.0)
+                    beginning,
+                    self.number,
+                    ended=start == self.number,
+                    like=after,
+                    offset=value - (_base(after) or 0.0),
                 )
                 if worth is not None:
                     values.append(worth)

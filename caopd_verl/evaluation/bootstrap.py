@@ -15,7 +15,9 @@ def cluster_index(groups: Sequence[Hashable] | None, n: int) -> IntArray:
     if groups is None:
         return np.arange(n, dtype=np.int64)
     if len(groups) != n:
-        raise ConfigError(f"{len(groups)} groups for {n} rows", where="groups", expected="one group a row")
+        raise ConfigError(
+            f"{len(groups)} groups for {n} rows", where="groups", expected="one group a row"
+        )
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
 
@@ -33,7 +35,12 @@ def unanimous_interval(value: float, n_clusters: int, *, level: float) -> tuple[
 
 
 def mean_interval(
-    outcomes: BoolArray | FloatArray, clusters: IntArray, *, n_resamples: int, level: float, seed: int
+    outcomes: BoolArray | FloatArray,
+    clusters: IntArray,
+    *,
+    n_resamples: int,
+    level: float,
+    seed: int,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `outcomes` (shape [n], values in [0, 1]), clusters resampled.
 

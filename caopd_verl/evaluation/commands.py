@@ -34,26 +34,45 @@ class EvalCommand:
         source.add_argument("--responses", type=Path, help="JSONL of finished responses")
         source.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible, up to /v1")
         source.add_argument("--model", help="the endpoint's model, or a local checkpoint")
-        source.add_argument("--backend", default="transformers", help="for a checkpoint: transformers or vllm")
+        source.add_argument(
+            "--backend", default="transformers", help="for a checkpoint: transformers or vllm"
+        )
         task = parser.add_argument_group("what is asked")
         task.add_argument("--task", help="sciknoweval, toolalpaca, arithmetic or jsonl")
         task.add_argument("--data", type=Path, help="the task's file")
-        task.add_argument("--split", default="test", choices=("train", "val", "test"), help="test is the whole file")
         task.add_argument(
-            "--val-fraction", type=float, default=TaskConfig.val_fraction, help="of a file: what val is, as in training"
+            "--split",
+            default="test",
+            choices=("train", "val", "test"),
+            help="test is the whole file",
+        )
+        task.add_argument(
+            "--val-fraction",
+            type=float,
+            default=TaskConfig.val_fraction,
+            help="of a file: what val is, as in training",
         )
         task.add_argument("--limit", type=int, help="so many questions, chosen by a hash")
         task.add_argument("--verifier", help="for rows that name none")
         task.add_argument("--task-seed", type=int, default=0, help="of the choice of questions")
-        add_settings(parser.add_argument_group("sampling (defaults: the paper's protocol)"), DEFAULTS.sampling)
+        add_settings(
+            parser.add_argument_group("sampling (defaults: the paper's protocol)"),
+            DEFAULTS.sampling,
+        )
         add_settings(parser.add_argument_group("endpoint"), DEFAULTS.endpoint)
-        parser.add_argument("--extra-body", default="{}", help="JSON object merged into each request")
+        parser.add_argument(
+            "--extra-body", default="{}", help="JSON object merged into each request"
+        )
         add_settings(parser.add_argument_group("local checkpoint"), DEFAULTS.local)
         _add_summary(parser)
-        parser.add_argument("--output", "-o", type=Path, required=True, help="folder of the results")
+        parser.add_argument(
+            "--output", "-o", type=Path, required=True, help="folder of the results"
+        )
         parser.add_argument("--name", help="for plots and reports; the model's otherwise")
         parser.add_argument("--fresh", action="store_true", help="throw away what is in the folder")
-        parser.add_argument("--compat", action="store_true", help="also the figures as the paper's code counts them")
+        parser.add_argument(
+            "--compat", action="store_true", help="also the figures as the paper's code counts them"
+        )
         parser.add_argument("--no-progress", action="store_true")
         parser.set_defaults(run=cls.run)
 
@@ -63,9 +82,17 @@ class EvalCommand:
         from caopd_verl.evaluation.run import Request, evaluate
 
         if args.responses is not None and (args.endpoint or args.model):
-            raise ConfigError("both finished responses and a model were given", where="--responses", fix="choose one")
+            raise ConfigError(
+                "both finished responses and a model were given",
+                where="--responses",
+                fix="choose one",
+            )
         if args.p_true and (args.responses is not None or args.endpoint):
-            raise ConfigError("only a local checkpoint can be asked for P(True)", where="--p-true", fix="leave it out")
+            raise ConfigError(
+                "only a local checkpoint can be asked for P(True)",
+                where="--p-true",
+                fix="leave it out",
+            )
         request = Request(
             output=args.output,
             responses=args.responses,
@@ -103,7 +130,9 @@ class CompareCommand:
             description="Each further result against the first, by a paired bootstrap over their common questions.",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        parser.add_argument("results", nargs="+", type=Path, help="folders (or rows.jsonl files): the old one first")
+        parser.add_argument(
+            "results", nargs="+", type=Path, help="folders (or rows.jsonl files): the old one first"
+        )
         parser.add_argument(
             "--readout",
             default="stated",
@@ -125,7 +154,9 @@ class CompareCommand:
         against = args.against or args.readout
         if not others:
             if against == args.readout:
-                raise ConfigError("one result has nothing to be compared with", where="caopd compare")
+                raise ConfigError(
+                    "one result has nothing to be compared with", where="caopd compare"
+                )
             others = [first]
         old = load_columns(first).column(against)
         out = {}
@@ -134,7 +165,10 @@ class CompareCommand:
                 old, load_columns(other).column(args.readout), n_bins=settings.n_bins, missing=settings.missing,
                 n_resamples=settings.n_resamples, level=settings.level, seed=settings.seed,
             )  # fmt: skip
-            print(comparison_text(result, f"{first} ({against})", f"{other}", args.readout), end="\n\n")
+            print(
+                comparison_text(result, f"{first} ({against})", f"{other}", args.readout),
+                end="\n\n",
+            )
             out[str(other)] = {name: d.as_dict() for name, d in result.metrics.items()}
         if args.json is not None:
             args.json.write_text(json.dumps({"old": str(first), "against": out}, indent=2) + "\n")
@@ -155,7 +189,9 @@ class PlotCommand:
         parser.add_argument("--output", "-o", type=Path, required=True, help="folder of the plots")
         parser.add_argument("--formats", default="png,svg", help="some of png, svg, pdf")
         parser.add_argument("--training", type=Path, help="a training run's metrics JSONL")
-        parser.add_argument("--panel", action="append", default=[], help="of the training plot: Title=metric,metric")
+        parser.add_argument(
+            "--panel", action="append", default=[], help="of the training plot: Title=metric,metric"
+        )
         parser.set_defaults(run=cls.run)
 
     @staticmethod
@@ -166,15 +202,21 @@ class PlotCommand:
 
         formats = args.formats.split(",")
         if not args.results and args.training is None:
-            raise ConfigError("there is nothing to draw", where="caopd plot", expected="results, or --training")
+            raise ConfigError(
+                "there is nothing to draw", where="caopd plot", expected="results, or --training"
+            )
         if args.training is not None:
-            panels = {title: keys.split(",") for title, _, keys in (p.partition("=") for p in args.panel)}
+            panels = {
+                title: keys.split(",") for title, _, keys in (p.partition("=") for p in args.panel)
+            }
             for kind in formats:
                 training_curves(args.training, args.output / f"training.{kind}", panels=panels)
         results = load_results(args.results)
         for result in results:
             draw_result(
-                result, args.output / _file_name(result.name) if len(results) > 1 else args.output, formats=formats
+                result,
+                args.output / _file_name(result.name) if len(results) > 1 else args.output,
+                formats=formats,
             )
         if len(results) > 1:
             for readout in ("stated", "expected"):
@@ -194,7 +236,10 @@ class ReportCommand:
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         parser.add_argument(
-            "results", nargs="+", type=Path, help="folders of caopd eval runs; the first is the reference"
+            "results",
+            nargs="+",
+            type=Path,
+            help="folders of caopd eval runs; the first is the reference",
         )
         parser.add_argument("--output", "-o", type=Path, required=True, help="the HTML file")
         parser.add_argument("--title", default="Calibration report")
@@ -209,7 +254,11 @@ class ReportCommand:
 
         settings = _settings(args, DEFAULTS.summary)
         path = write_report(
-            load_results(args.results), args.output, title=args.title, n_examples=args.examples, settings=settings
+            load_results(args.results),
+            args.output,
+            title=args.title,
+            n_examples=args.examples,
+            settings=settings,
         )
         print(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
         return True
@@ -223,7 +272,11 @@ def _add_summary(parser: Parser) -> None:
         flag = "--" + names.get(item.name, item.name).replace("_", "-")
         choices = MISSING if item.name == "missing" else None
         group.add_argument(
-            flag, type=field_type(item.type), default=default, choices=choices, dest=f"summary_{item.name}"
+            flag,
+            type=field_type(item.type),
+            default=default,
+            choices=choices,
+            dest=f"summary_{item.name}",
         )
 
 
@@ -232,9 +285,17 @@ def _settings(args: argparse.Namespace, defaults: Any) -> Any:
     values = {item.name: getattr(args, prefix + item.name) for item in fields(defaults)}
     for name in ("samples", "concurrency", "max_attempts", "batch_size", "max_tokens"):
         if name in values and values[name] < 1:
-            raise ConfigError(f"{values[name]} can't work", where=f"--{name.replace('_', '-')}", expected="at least 1")
-    if "temperature" in values and not (values["temperature"] >= 0.0 and 0.0 < values["top_p"] <= 1.0):
-        raise ConfigError("can't sample like that", where="--temperature", expected="T >= 0 and top-p in (0, 1]")
+            raise ConfigError(
+                f"{values[name]} can't work",
+                where=f"--{name.replace('_', '-')}",
+                expected="at least 1",
+            )
+    if "temperature" in values and not (
+        values["temperature"] >= 0.0 and 0.0 < values["top_p"] <= 1.0
+    ):
+        raise ConfigError(
+            "can't sample like that", where="--temperature", expected="T >= 0 and top-p in (0, 1]"
+        )
     return replace(defaults, **values)
 
 
@@ -243,7 +304,9 @@ def _examples(args: argparse.Namespace) -> Any:
 
     if args.task is None:
         if args.data is not None:
-            raise ConfigError("a data file without a task", where="--data", fix="name the task with --task")
+            raise ConfigError(
+                "a data file without a task", where="--data", fix="name the task with --task"
+            )
         return None
     options: dict[str, Any] = {}
     if args.task in ("jsonl", "toolalpaca") and args.verifier:
@@ -251,8 +314,12 @@ def _examples(args: argparse.Namespace) -> Any:
     if args.task not in GENERATED and args.split != "test":
         options["validation_fraction"] = args.val_fraction
     if args.task in GENERATED and args.limit is None:
-        raise ConfigError(f"the task {args.task} is generated", where="--limit", expected="a number of questions")
-    return load_task(args.task, path=args.data, seed=args.task_seed, n=args.limit, split=args.split, **options)
+        raise ConfigError(
+            f"the task {args.task} is generated", where="--limit", expected="a number of questions"
+        )
+    return load_task(
+        args.task, path=args.data, seed=args.task_seed, n=args.limit, split=args.split, **options
+    )
 
 
 def _task_name(args: argparse.Namespace) -> str | None:

@@ -16,12 +16,36 @@ import numpy as np
 
 from caopd_verl.errors import DataError
 from caopd_verl.evaluation.bootstrap import cluster_index
-from caopd_verl.evaluation.estimates import ALL_METRICS, check_bootstrap, draws, problem, without_bias
+from caopd_verl.evaluation.estimates import (
+    ALL_METRICS,
+    check_bootstrap,
+    draws,
+    problem,
+    without_bias,
+)
 from caopd_verl.evaluation.metrics import FloatArray
 
 BETTER, WORSE, CANT_TELL = "better", "worse", "can't tell"
-HIGHER_IS_BETTER = ("acc", "format_adherence", "spr", "auroc", "acc_at_50", "acc_at_80", "acc_at_90")
-LOWER_IS_BETTER = ("ece", "ece_mass", "ece_debiased", "ece_smooth", "mce", "brier", "brier_reliability", "nll", "aurc")
+HIGHER_IS_BETTER = (
+    "acc",
+    "format_adherence",
+    "spr",
+    "auroc",
+    "acc_at_50",
+    "acc_at_80",
+    "acc_at_90",
+)
+LOWER_IS_BETTER = (
+    "ece",
+    "ece_mass",
+    "ece_debiased",
+    "ece_smooth",
+    "mce",
+    "brier",
+    "brier_reliability",
+    "nll",
+    "aurc",
+)
 COMPARED = (*HIGHER_IS_BETTER, *LOWER_IS_BETTER, "abs_ocg")
 _MIN_DEFINED = 0.5
 
@@ -61,7 +85,14 @@ class Comparison:
 
 
 def compare(
-    old: Column, new: Column, *, n_bins: int, missing: str, n_resamples: int, level: float, seed: int
+    old: Column,
+    new: Column,
+    *,
+    n_bins: int,
+    missing: str,
+    n_resamples: int,
+    level: float,
+    seed: int,
 ) -> Comparison:
     """Compare `new` with `old`; arguments as in `estimates.estimate_readouts`.
 
@@ -79,23 +110,36 @@ def compare(
     n_old = len(parts[0].groups)
     clusters = cluster_index([*parts[0].groups, *parts[1].groups], n_old + len(parts[1].groups))
     problems = [
-        problem(part.confidence, part.correct, own, n_clusters=len(common), n_bins=n_bins, missing=missing)
+        problem(
+            part.confidence,
+            part.correct,
+            own,
+            n_clusters=len(common),
+            n_bins=n_bins,
+            missing=missing,
+        )
         for part, own in zip(parts, (clusters[:n_old], clusters[n_old:]), strict=True)
     ]
     sampled = draws(problems, n_clusters=len(common), n_resamples=n_resamples, seed=seed)
     points = [one.figures() for one in problems]
     metrics = {name: _difference(name, points, sampled, level) for name in COMPARED}
-    return Comparison(len(common), len(set(old.groups) - common), len(set(new.groups) - common), metrics)
+    return Comparison(
+        len(common), len(set(old.groups) - common), len(set(new.groups) - common), metrics
+    )
 
 
 def _restrict(column: Column, common: set[Hashable]) -> Column:
     keep = [i for i, group in enumerate(column.groups) if group in common]
     return Column(
-        [column.groups[i] for i in keep], [column.confidence[i] for i in keep], [column.correct[i] for i in keep]
+        [column.groups[i] for i in keep],
+        [column.confidence[i] for i in keep],
+        [column.correct[i] for i in keep],
     )
 
 
-def _difference(name: str, points: list[FloatArray], sampled: FloatArray, level: float) -> Difference:
+def _difference(
+    name: str, points: list[FloatArray], sampled: FloatArray, level: float
+) -> Difference:
     index = ALL_METRICS.index("ocg" if name == "abs_ocg" else name)
     values, columns = [], []
     for i, point in enumerate(points):
@@ -103,7 +147,11 @@ def _difference(name: str, points: list[FloatArray], sampled: FloatArray, level:
         if name == "abs_ocg":
             value, drawn = abs(value), np.abs(drawn)
         defined = np.isnan(drawn).mean() <= 1.0 - _MIN_DEFINED if len(drawn) else True
-        columns.append(without_bias(drawn, value, name=name) if defined and not np.isnan(drawn).any() else drawn)
+        columns.append(
+            without_bias(drawn, value, name=name)
+            if defined and not np.isnan(drawn).any()
+            else drawn
+        )
         values.append(None if np.isnan(value) else value)
     old, new = values
     if old is None or new is None:

@@ -92,12 +92,16 @@ def reference_metrics(
     }
 
 
-def compat_summary(read: Sequence[tuple[float, str]], correct: Sequence[bool], *, n_bins: int) -> dict[str, Any]:
+def compat_summary(
+    read: Sequence[tuple[float, str]], correct: Sequence[bool], *, n_bins: int
+) -> dict[str, Any]:
     """`reference_metrics` over what `reference_confidence` read, and over the rows it could read alone."""
     keep = [i for i, (_, how) in enumerate(read) if how == READ]
     return {
         **reference_metrics([value for value, _ in read], correct, n_bins=n_bins),
         "n_read": len(keep),
         "n_reference_crashes": sum(how == CRASH for _, how in read),
-        "read_only": reference_metrics([read[i][0] for i in keep], [correct[i] for i in keep], n_bins=n_bins),
+        "read_only": reference_metrics(
+            [read[i][0] for i in keep], [correct[i] for i in keep], n_bins=n_bins
+        ),
     }

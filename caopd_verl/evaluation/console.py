@@ -60,7 +60,9 @@ def summary_text(metrics: Mapping[str, Any]) -> str:
     )
     lines += [f"no {name}: {reason}" for name, reason in metrics["absent"].items()]
     stated = readouts["stated"]["metrics"]
-    lines += [f"{SHOWN[k]}: {stated[k]['reason']}" for k in ("ece", "spr") if stated[k]["value"] is None]
+    lines += [
+        f"{SHOWN[k]}: {stated[k]['reason']}" for k in ("ece", "spr") if stated[k]["value"] is None
+    ]
     if "compat" in metrics:
         lines.append("as the paper's code counts: " + _flat(metrics["compat"]))
     return "\n".join(lines)
@@ -84,7 +86,11 @@ def comparison_text(comparison: Comparison, old: str, new: str, readout: str) ->
     """The paired differences as a table."""
     lines = [
         f"{new} against {old}, {readout} confidence, {comparison.n_questions} common questions"
-        + (f" ({comparison.only_old} and {comparison.only_new} others left out)" if _left_out(comparison) else ""),
+        + (
+            f" ({comparison.only_old} and {comparison.only_new} others left out)"
+            if _left_out(comparison)
+            else ""
+        ),
         f"{'':26}{'old':>10}{'new':>10}{'difference':>28}   verdict",
     ]
     for name, d in comparison.metrics.items():
@@ -92,7 +98,9 @@ def comparison_text(comparison: Comparison, old: str, new: str, readout: str) ->
         if d.difference is None:
             lines.append(f"{label:26}{_plain(d.old):>10}{_plain(d.new):>10}{'undefined':>28}")
             continue
-        text = f"{d.difference:+.3f}" + (f" [{d.low:+.3f}, {d.high:+.3f}]" if d.low is not None else "")
+        text = f"{d.difference:+.3f}" + (
+            f" [{d.low:+.3f}, {d.high:+.3f}]" if d.low is not None else ""
+        )
         lines.append(f"{label:26}{_plain(d.old):>10}{_plain(d.new):>10}{text:>28}   {d.verdict}")
     return "\n".join(lines)
 

@@ -15,7 +15,11 @@ from caopd_verl.evaluation.style import GREY, LIGHT, LINES, MARKERS, PALETTE, ST
 
 
 def training_curves(
-    metrics_jsonl: str | Path, path: str | Path, *, panels: Mapping[str, Sequence[str]], title: str | None = None
+    metrics_jsonl: str | Path,
+    path: str | Path,
+    *,
+    panels: Mapping[str, Sequence[str]],
+    title: str | None = None,
 ) -> Path:
     """Metrics over training steps, one panel under the other.
 
@@ -32,7 +36,11 @@ def training_curves(
         ConfigError: no panels.
     """
     if not panels or not all(panels.values()):
-        raise ConfigError("there is nothing to draw", where="panels", expected="titles with at least one metric each")
+        raise ConfigError(
+            "there is nothing to draw",
+            where="panels",
+            expected="titles with at least one metric each",
+        )
     history = _history(metrics_jsonl)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.3 + 1.45 * len(panels)), layout="constrained")
@@ -79,7 +87,9 @@ def _history(path: str | Path) -> dict[str, dict[int, float]]:
                 raise TypeError("no integer 'step'")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
-                f"the line is no metrics row ({error})", where=f"{path}:{number}", expected='{"step": 3, "name": 0.5}'
+                f"the line is no metrics row ({error})",
+                where=f"{path}:{number}",
+                expected='{"step": 3, "name": 0.5}',
             ) from None
         for key, value in data.items():
             if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):

@@ -42,7 +42,9 @@ class Decoding:
     @property
     def as_model(self) -> bool:
         """Whether the mean is taken at temperature 1 without truncation: so was sampled, or nothing was (greedy)."""
-        return self.temperature == 0.0 or (self.temperature == 1.0 and self.top_p == 1.0 and self.top_k < 1)
+        return self.temperature == 0.0 or (
+            self.temperature == 1.0 and self.top_p == 1.0 and self.top_k < 1
+        )
 
 
 def decoded_weights(log_probs: Sequence[float], decoding: Decoding) -> NDArray[np.float64]:

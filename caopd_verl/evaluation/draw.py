@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.model_plots import accuracy_against_confidence, reliability_bars, risk_coverage
-from caopd_verl.evaluation.plots import compare_reliability, confidence_histogram, reliability_diagram
+from caopd_verl.evaluation.model_plots import (
+    accuracy_against_confidence,
+    reliability_bars,
+    risk_coverage,
+)
+from caopd_verl.evaluation.plots import (
+    compare_reliability,
+    confidence_histogram,
+    reliability_diagram,
+)
 from caopd_verl.evaluation.results import Result
 
 READOUTS = {
@@ -21,30 +29,46 @@ READOUTS = {
 FORMATS = ("png", "svg", "pdf")
 
 
-def draw_result(result: Result, folder: Path, *, formats: Sequence[str], prefix: str = "") -> dict[str, Path]:
+def draw_result(
+    result: Result, folder: Path, *, formats: Sequence[str], prefix: str = ""
+) -> dict[str, Path]:
     """The plots of one result, each readout for itself; returns plot name -> path of its first format."""
     n_bins = int(result.metrics["settings"]["n_bins"])
     columns = result.columns
     paths: dict[str, Path] = {}
-    readouts = {name: values for name, values in columns.present().items() if any(v is not None for v in values)}
+    readouts = {
+        name: values
+        for name, values in columns.present().items()
+        if any(v is not None for v in values)
+    }
     for kind in _checked(formats):
         for name, values in readouts.items():
             label = READOUTS[name]
             out = folder / f"{prefix}reliability_{name}.{kind}"
             paths.setdefault(f"reliability_{name}", out)
             reliability_diagram(
-                values, columns.correct, out, title=result.name, n_bins=n_bins, groups=columns.ids, readout=label
+                values,
+                columns.correct,
+                out,
+                title=result.name,
+                n_bins=n_bins,
+                groups=columns.ids,
+                readout=label,
             )
             out = folder / f"{prefix}bars_{name}.{kind}"
             paths.setdefault(f"bars_{name}", out)
-            reliability_bars(values, columns.correct, out, title=f"{result.name}, {name}", n_bins=n_bins)
+            reliability_bars(
+                values, columns.correct, out, title=f"{result.name}, {name}", n_bins=n_bins
+            )
             out = folder / f"{prefix}histogram_{name}.{kind}"
             paths.setdefault(f"histogram_{name}", out)
             confidence_histogram(values, columns.correct, out, title=result.name, readout=label)
         if readouts:
             out = folder / f"{prefix}risk_coverage.{kind}"
             paths.setdefault("risk_coverage", out)
-            series = {name: (values, columns.correct, columns.ids) for name, values in readouts.items()}
+            series = {
+                name: (values, columns.correct, columns.ids) for name, values in readouts.items()
+            }
             risk_coverage(series, out, title=result.name)
     return paths
 
@@ -56,7 +80,11 @@ def draw_comparison(
 
     Results without this readout are left out; nothing is drawn where none has it.
     """
-    having = {r.name: r for r in results if any(v is not None for v in r.columns.readouts.get(readout, []))}
+    having = {
+        r.name: r
+        for r in results
+        if any(v is not None for v in r.columns.readouts.get(readout, []))
+    }
     if not having:
         return {}
     paths: dict[str, Path] = {}
@@ -66,16 +94,22 @@ def draw_comparison(
         out = folder / f"accuracy_against_confidence_{readout}.{kind}"
         paths.setdefault("accuracy_against_confidence", out)
         points = {
-            name: (r.estimate(readout, "mean_conf"), r.estimate(readout, "acc_scored")) for name, r in having.items()
+            name: (r.estimate(readout, "mean_conf"), r.estimate(readout, "acc_scored"))
+            for name, r in having.items()
         }
         accuracy_against_confidence(points, out, title=READOUTS[readout])
         out = folder / f"compare_reliability_{readout}.{kind}"
         paths.setdefault("compare_reliability", out)
-        rows = {name: (r.columns.readouts[readout], r.columns.correct) for name, r in having.items()}
+        rows = {
+            name: (r.columns.readouts[readout], r.columns.correct) for name, r in having.items()
+        }
         compare_reliability(rows, out, n_bins=n_bins, readout=READOUTS[readout])
         out = folder / f"compare_risk_coverage_{readout}.{kind}"
         paths.setdefault("compare_risk_coverage", out)
-        series = {name: (r.columns.readouts[readout], r.columns.correct, r.columns.ids) for name, r in having.items()}
+        series = {
+            name: (r.columns.readouts[readout], r.columns.correct, r.columns.ids)
+            for name, r in having.items()
+        }
         risk_coverage(series, out, title=READOUTS[readout])
     return paths
 
@@ -83,5 +117,9 @@ def draw_comparison(
 def _checked(formats: Sequence[str]) -> Sequence[str]:
     for kind in formats:
         if kind not in FORMATS:
-            raise ConfigError(f"unknown format {kind!r}", where="--formats", expected="some of " + ", ".join(FORMATS))
+            raise ConfigError(
+                f"unknown format {kind!r}",
+                where="--formats",
+                expected="some of " + ", ".join(FORMATS),
+            )
     return formats

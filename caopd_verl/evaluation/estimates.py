@@ -23,7 +23,14 @@ import numpy as np
 
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.bootstrap import cluster_index, cluster_weights, unanimous_interval
-from caopd_verl.evaluation.metrics import MISSING, BoolArray, FloatArray, IntArray, _check_bins, _columns
+from caopd_verl.evaluation.metrics import (
+    MISSING,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    _check_bins,
+    _columns,
+)
 from caopd_verl.evaluation.table import TABLE_METRICS, Layout, evaluate, layout
 
 ROW_METRICS = ("acc", "format_adherence")
@@ -45,7 +52,11 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `reason` only where there is one."""
-        return {key: value for key, value in asdict(self).items() if key != "reason" or value is not None}
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key != "reason" or value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,10 @@ class Problem:
         """`ALL_METRICS` in order, NaN where undefined; `weights` is the number of times each cluster was drawn."""
         drawn = np.ones(len(self.cluster_rows)) if weights is None else weights
         n = float(drawn @ self.cluster_rows)
-        shares = [float(drawn @ c) / n if n else math.nan for c in (self.cluster_right, self.cluster_parsed)]
+        shares = [
+            float(drawn @ c) / n if n else math.nan
+            for c in (self.cluster_right, self.cluster_parsed)
+        ]
         inner = None if weights is None else weights[self.row_clusters]
         return np.concatenate((shares, evaluate(self.rows, inner)))
 
@@ -93,7 +107,9 @@ def problem(
     """
     _check_bins(n_bins)
     if missing not in MISSING:
-        raise ConfigError(f"unknown policy {missing!r}", where="missing", expected="one of " + ", ".join(MISSING))
+        raise ConfigError(
+            f"unknown policy {missing!r}", where="missing", expected="one of " + ", ".join(MISSING)
+        )
     values, parsed, outcomes = _columns(confidence, correct)
     scored = _scored(values, parsed, outcomes, missing)
     keep = np.flatnonzero(parsed) if missing == "drop" else np.arange(len(values))
@@ -110,7 +126,9 @@ def _scored(values: FloatArray, parsed: BoolArray, outcomes: BoolArray, missing:
     return np.where(parsed, values, fill)
 
 
-def draws(problems: Sequence[Problem], *, n_clusters: int, n_resamples: int, seed: int) -> FloatArray:
+def draws(
+    problems: Sequence[Problem], *, n_clusters: int, n_resamples: int, seed: int
+) -> FloatArray:
     """The figures of all problems on the same resampled questions, shape [n_resamples, problems, metrics]."""
     rng = np.random.default_rng(seed)
     out = np.empty((n_resamples, len(problems), len(ALL_METRICS)))
@@ -153,7 +171,9 @@ def estimate_readouts(
         problem(values, correct, clusters, n_clusters=n_clusters, n_bins=n_bins, missing=missing)
         for values in readouts.values()
     ]
-    sampled = draws(problems, n_clusters=n_clusters, n_resamples=n_resamples if n_clusters else 0, seed=seed)
+    sampled = draws(
+        problems, n_clusters=n_clusters, n_resamples=n_resamples if n_clusters else 0, seed=seed
+    )
     return {
         name: estimates_of(one, sampled[:, i], level=level)
         for i, (name, one) in enumerate(zip(readouts, problems, strict=True))
@@ -182,7 +202,9 @@ def check_bootstrap(n_resamples: int, level: float) -> None:
     """Raise `ConfigError` unless `n_resamples` >= 0 and `level` lies in (0, 1)."""
     if n_resamples < 0 or not 0.0 < level < 1.0:
         raise ConfigError(
-            f"{n_resamples} resamples at level {level}", where="bootstrap", expected=">= 0, and a level in (0, 1)"
+            f"{n_resamples} resamples at level {level}",
+            where="bootstrap",
+            expected=">= 0, and a level in (0, 1)",
         )
 
 
@@ -200,19 +222,27 @@ def estimates_of(one: Problem, sampled: FloatArray, *, level: float) -> dict[str
         low, high = interval(sampled[:, i], value, name=name, level=level)
         if name in SHARES and value in (0.0, 1.0) and len(sampled):
             low, high = unanimous_interval(value, n_clusters, level=level)
-        reason = None if low is not None or not len(sampled) else "undefined in most resamples: no interval"
+        reason = (
+            None
+            if low is not None or not len(sampled)
+            else "undefined in most resamples: no interval"
+        )
         out[name] = Estimate(value, low, high, n, reason=reason)
     return out
 
 
-def interval(sampled: FloatArray, value: float, *, name: str, level: float) -> tuple[float | None, float | None]:
+def interval(
+    sampled: FloatArray, value: float, *, name: str, level: float
+) -> tuple[float | None, float | None]:
     """The interval of the metric `name` from its resampled figures (shape [n_resamples]); (None, None) where most of
     them are undefined."""
     defined = sampled[~np.isnan(sampled)]
     if not len(sampled) or len(defined) < _MIN_DEFINED * len(sampled):
         return None, None
     tail = (1.0 - level) / 2.0
-    low, high = (float(q) for q in np.quantile(without_bias(defined, value, name=name), [tail, 1.0 - tail]))
+    low, high = (
+        float(q) for q in np.quantile(without_bias(defined, value, name=name), [tail, 1.0 - tail])
+    )
     return low, high
 
 

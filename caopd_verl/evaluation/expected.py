@@ -140,7 +140,10 @@ def expected_confidences(
         DataError: what the callback returns has another length or is no log-probabilities.
     """
     if len(leads) != len(prefixes):
-        raise DataError(f"{len(prefixes)} prefixes but {len(leads)} leads", expected="one lead (or None) a prefix")
+        raise DataError(
+            f"{len(prefixes)} prefixes but {len(leads)} leads",
+            expected="one lead (or None) a prefix",
+        )
     cache: dict[tuple[tuple[int, ...], str], list[tuple[int, ...]]] = {}
     sequences = [
         string_tokens(prefix, tokenizer=tokenizer, lead=lead, cache=cache)
@@ -156,9 +159,17 @@ def expected_confidences(
         if len(rows) != len(part):
             raise DataError(f"the model callback gave {len(rows)} rows for {len(part)} sequences")
         for (i, node, children), row in zip(part, rows, strict=True):
-            values, reached = child_log_probs(row, children), log_probs[i][node]  # a node comes before its children
-            log_probs[i].update({(*node, c): reached + v for c, v in zip(children, values, strict=True)})
-    return [_summary(lp, own, tree, decoding) for lp, own, tree in zip(log_probs, sequences, trees, strict=True)]
+            values, reached = (
+                child_log_probs(row, children),
+                log_probs[i][node],
+            )  # a node comes before its children
+            log_probs[i].update(
+                {(*node, c): reached + v for c, v in zip(children, values, strict=True)}
+            )
+    return [
+        _summary(lp, own, tree, decoding)
+        for lp, own, tree in zip(log_probs, sequences, trees, strict=True)
+    ]
 
 
 def string_tokens(
@@ -188,7 +199,9 @@ def string_tokens(
     return sequences
 
 
-def _continuation(tail: list[int], text: str, string: str, tokenizer: TokenizerLike) -> tuple[int, ...]:
+def _continuation(
+    tail: list[int], text: str, string: str, tokenizer: TokenizerLike
+) -> tuple[int, ...]:
     joint = tokenizer.encode(text + string, add_special_tokens=False)
     if joint[: len(tail)] == tail and len(joint) > len(tail):
         return tuple(joint[len(tail) :])
@@ -247,7 +260,10 @@ def child_log_probs(row: Mapping[int, float] | NDArray[Any], children: list[int]
         values = [float(row.get(child, -math.inf)) for child in children]
     else:
         values = [float(row[child]) for child in children]
-    if any(math.isnan(v) for v in values) or sum(math.exp(min(v, 1.0)) for v in values) > 1.0 + _TOLERANCE:
+    if (
+        any(math.isnan(v) for v in values)
+        or sum(math.exp(min(v, 1.0)) for v in values) > 1.0 + _TOLERANCE
+    ):
         raise DataError(
             "the model callback did not return log-probabilities",
             expected="natural logarithms of probabilities that sum to 1 over the vocabulary",
@@ -277,7 +293,9 @@ def _summary(
 
 
 def _drawn(
-    log_probs: dict[tuple[int, ...], float], tree: dict[tuple[int, ...], list[int]], decoding: Decoding
+    log_probs: dict[tuple[int, ...], float],
+    tree: dict[tuple[int, ...], list[int]],
+    decoding: Decoding,
 ) -> dict[tuple[int, ...], float]:
     """With which probability decoding comes to each node of the tree, token by token from the root."""
     reach: dict[tuple[int, ...], float] = {(): 1.0}

@@ -83,7 +83,9 @@ def calibration_metrics(
     """
     _check_bins(n_bins)
     if missing not in MISSING:
-        raise ConfigError(f"unknown policy {missing!r}", where="missing", expected="one of " + ", ".join(MISSING))
+        raise ConfigError(
+            f"unknown policy {missing!r}", where="missing", expected="one of " + ", ".join(MISSING)
+        )
     values, parsed, outcomes = _columns(confidence, correct)
     if missing == "drop":
         scored, scored_outcomes = values[parsed], outcomes[parsed]
@@ -117,7 +119,9 @@ def metrics_with_parsed_only(
     return {**metrics, **{f"parsed_only/{key}": only[key] for key in keys}}
 
 
-def reliability_bins(confidence: Sequence[float | None], correct: Sequence[bool], *, n_bins: int) -> list[Bin]:
+def reliability_bins(
+    confidence: Sequence[float | None], correct: Sequence[bool], *, n_bins: int
+) -> list[Bin]:
     """The `n_bins` bins of the ECE over the rows that carry a confidence. Raises as `calibration_metrics`."""
     _check_bins(n_bins)
     values, parsed, outcomes = _columns(confidence, correct)
@@ -154,10 +158,15 @@ def check_confidence(value: float | None, where: str) -> float | None:
     )
 
 
-def _columns(confidence: Sequence[float | None], correct: Sequence[bool]) -> tuple[FloatArray, BoolArray, BoolArray]:
+def _columns(
+    confidence: Sequence[float | None], correct: Sequence[bool]
+) -> tuple[FloatArray, BoolArray, BoolArray]:
     """Values (0 where missing), parsed mask and outcomes, each of shape [n]."""
     if len(confidence) != len(correct):
-        raise DataError(f"{len(confidence)} confidences but {len(correct)} verdicts", expected="one of each a row")
+        raise DataError(
+            f"{len(confidence)} confidences but {len(correct)} verdicts",
+            expected="one of each a row",
+        )
     values = np.array([math.nan if c is None else c for c in confidence], dtype=np.float64)
     parsed = np.array([c is not None for c in confidence], dtype=np.bool_)
     bad = parsed & ~((values >= 0.0) & (values <= 1.0))
@@ -184,7 +193,9 @@ def _bin_sums(
 ) -> tuple[IntArray, FloatArray, FloatArray]:
     counts = np.bincount(index, minlength=n_bins).astype(np.int64)
     conf_sums = np.bincount(index, weights=values, minlength=n_bins).astype(np.float64)
-    correct_sums = np.bincount(index, weights=outcomes.astype(np.float64), minlength=n_bins).astype(np.float64)
+    correct_sums = np.bincount(index, weights=outcomes.astype(np.float64), minlength=n_bins).astype(
+        np.float64
+    )
     return counts, conf_sums, correct_sums
 
 

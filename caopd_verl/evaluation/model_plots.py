@@ -21,7 +21,9 @@ from caopd_verl.evaluation.metrics import FloatArray, _columns, reliability_bins
 from caopd_verl.evaluation.style import GREY, LIGHT, LINES, MARKERS, PALETTE, STYLE, WIDTH, save
 
 Confidences = Sequence["float | None"]
-Series = tuple[Confidences, Sequence[bool], "Sequence[Hashable] | None"]  # confidence, correct, question
+Series = tuple[
+    Confidences, Sequence[bool], "Sequence[Hashable] | None"
+]  # confidence, correct, question
 
 
 def accuracy_against_confidence(
@@ -70,14 +72,19 @@ def reliability_bars(
     Raises:
         DataError: as `calibration_metrics`, and where no row carries a confidence.
     """
-    bins = [b for b in reliability_bins(confidence, correct, n_bins=n_bins) if b.mean_conf is not None]
+    bins = [
+        b for b in reliability_bins(confidence, correct, n_bins=n_bins) if b.mean_conf is not None
+    ]
     if not bins:
         raise DataError(f"none of the {len(confidence)} rows carries a confidence", where=str(path))
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
         axes = figure.subplots()
         left, width = np.array([b.low for b in bins]), 1.0 / n_bins
-        acc, conf = np.array([b.acc for b in bins], dtype=float), np.array([b.mean_conf for b in bins], dtype=float)
+        acc, conf = (
+            np.array([b.acc for b in bins], dtype=float),
+            np.array([b.mean_conf for b in bins], dtype=float),
+        )
         axes.bar(left, acc, 0.92 * width, align="edge", color=PALETTE[0], label="accuracy")
         axes.bar(
             left, np.abs(conf - acc), 0.92 * width, bottom=np.minimum(acc, conf), align="edge", color="none",
@@ -86,7 +93,9 @@ def reliability_bars(
         for b, top in zip(bins, np.maximum(acc, conf), strict=True):
             axes.text(b.low + width / 2, min(top, 1.0) + 0.01, f"{b.n:,}", ha="center", fontsize=6)
         axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=(0, (4, 3)))
-        axes.set(xlim=(-0.01, 1.01), ylim=(0, 1.12), xlabel="Confidence", ylabel="Accuracy", title=title)
+        axes.set(
+            xlim=(-0.01, 1.01), ylim=(0, 1.12), xlabel="Confidence", ylabel="Accuracy", title=title
+        )
         axes.set_yticks(np.linspace(0, 1, 6))
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return save(figure, path)
@@ -109,7 +118,9 @@ def risk_coverage(
         ConfigError: no series. DataError: a series without confidences, naming it.
     """
     if not series:
-        raise ConfigError("there is nothing to draw", where="series", expected="at least one name with its rows")
+        raise ConfigError(
+            "there is nothing to draw", where="series", expected="at least one name with its rows"
+        )
     grid = np.linspace(0.02, 1.0, 50)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
@@ -127,7 +138,12 @@ def risk_coverage(
                 for _ in range(n_resamples)
             ]
             _draw_curve(axes, i, name, grid, curve, resampled, level)
-        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="Coverage (most confident first)", ylabel="Error rate")
+        axes.set(
+            xlim=(0, 1),
+            ylim=(0, None),
+            xlabel="Coverage (most confident first)",
+            ylabel="Error rate",
+        )
         if title:
             axes.set_title(title)
         axes.legend(frameon=False, loc="best", handlelength=2.6)
@@ -135,7 +151,13 @@ def risk_coverage(
 
 
 def _draw_curve(
-    axes: Axes, i: int, name: str, grid: FloatArray, curve: FloatArray, resampled: list[FloatArray], level: float
+    axes: Axes,
+    i: int,
+    name: str,
+    grid: FloatArray,
+    curve: FloatArray,
+    resampled: list[FloatArray],
+    level: float,
 ) -> None:
     colour = PALETTE[i % len(PALETTE)]
     if resampled:
@@ -146,7 +168,9 @@ def _draw_curve(
     axes.grid(axis="y", color=LIGHT, lw=0.5)
 
 
-def _risks(values: FloatArray, right: FloatArray, weights: FloatArray, grid: FloatArray) -> FloatArray:
+def _risks(
+    values: FloatArray, right: FloatArray, weights: FloatArray, grid: FloatArray
+) -> FloatArray:
     """Error rates among the share `grid` (shape [g]) of the most confident rows."""
     distinct, code = np.unique(-values, return_inverse=True)
     total = np.bincount(code, weights=weights, minlength=len(distinct))

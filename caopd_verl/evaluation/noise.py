@@ -84,11 +84,17 @@ def noise_floor(
     together = np.empty(n_simulations)
     for i in range(n_simulations):
         right = rng.random(clusters.max() + 1)[clusters[order]] < values[order]
-        together[i] = _ece(right[None].astype(np.float64), values[order], np.ones(len(values)), row_starts)[0]
-    return NoiseFloor(floor.n, floor.mean, floor.p95, float(together.mean()), float(np.quantile(together, 0.95)))
+        together[i] = _ece(
+            right[None].astype(np.float64), values[order], np.ones(len(values)), row_starts
+        )[0]
+    return NoiseFloor(
+        floor.n, floor.mean, floor.p95, float(together.mean()), float(np.quantile(together, 0.95))
+    )
 
 
-def _ece(right: NDArray[Any], values: FloatArray, counts: NDArray[Any], starts: IntArray) -> FloatArray:
+def _ece(
+    right: NDArray[Any], values: FloatArray, counts: NDArray[Any], starts: IntArray
+) -> FloatArray:
     """The ECE of each simulation; `right` has shape [simulations, values], `starts` the bins' first columns."""
     excess = values * counts - right
     return np.abs(np.add.reduceat(excess, starts, axis=1)).sum(axis=1) / counts.sum()

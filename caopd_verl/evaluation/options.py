@@ -9,7 +9,11 @@ from typing import Any
 
 
 def add_settings(
-    group: Any, defaults: Any, *, choices: Mapping[str, Sequence[str]] | None = None, help: str | None = None
+    group: Any,
+    defaults: Any,
+    *,
+    choices: Mapping[str, Sequence[str]] | None = None,
+    help: str | None = None,
 ) -> None:
     """An option for each field of a settings class, with its default.
 
@@ -22,10 +26,14 @@ def add_settings(
     for item in fields(defaults):
         default, flag = getattr(defaults, item.name), "--" + item.name.replace("_", "-")
         if isinstance(default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=help)
+            group.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=default, help=help
+            )
         else:
             own = (choices or {}).get(item.name)
-            group.add_argument(flag, type=field_type(item.type), default=default, choices=own, help=help)
+            group.add_argument(
+                flag, type=field_type(item.type), default=default, choices=own, help=help
+            )
 
 
 def field_type(annotation: Any) -> Any:

@@ -35,7 +35,11 @@ def follow_up(messages: Messages, response: str) -> Messages | None:
     answer = response[: parse(response).start].rstrip()
     if not answer:
         return None
-    return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": QUESTION}]
+    return [
+        *messages,
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": QUESTION},
+    ]
 
 
 def word_tokens(tokenizer: TokenizerLike) -> list[tuple[int, ...]]:
@@ -46,7 +50,11 @@ def word_tokens(tokenizer: TokenizerLike) -> list[tuple[int, ...]]:
     """
     words = [tuple(tokenizer.encode(word, add_special_tokens=False)) for word in WORDS]
     spelled = [tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in words]
-    if tuple(spelled) != WORDS or words[0][: len(words[1])] == words[1] or words[1][: len(words[0])] == words[0]:
+    if (
+        tuple(spelled) != WORDS
+        or words[0][: len(words[1])] == words[1]
+        or words[1][: len(words[0])] == words[0]
+    ):
         raise TokenizerError(
             f"the tokenizer writes {' and '.join(WORDS)} as {' and '.join(map(repr, spelled))}",
             expected="two words that differ",
@@ -56,7 +64,10 @@ def word_tokens(tokenizer: TokenizerLike) -> list[tuple[int, ...]]:
 
 
 def p_true(
-    next_token_logprobs: NextTokenLogprobs, prefixes: Sequence[Sequence[int]], *, tokenizer: TokenizerLike
+    next_token_logprobs: NextTokenLogprobs,
+    prefixes: Sequence[Sequence[int]],
+    *,
+    tokenizer: TokenizerLike,
 ) -> list[Readout]:
     """The readout after each prefix (token ids up to the generation header behind the question).
 
@@ -73,7 +84,8 @@ def p_true(
     for i in range(len(prefixes)):
         at = dict(zip(nodes, rows[i * len(nodes) : (i + 1) * len(nodes)], strict=True))
         true, false = (
-            math.exp(sum(child_log_probs(at[word[:d]], [token])[0] for d, token in enumerate(word))) for word in words
+            math.exp(sum(child_log_probs(at[word[:d]], [token])[0] for d, token in enumerate(word)))
+            for word in words
         )
         mass = true + false
         readouts.append(

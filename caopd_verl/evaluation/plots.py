@@ -70,7 +70,16 @@ def reliability_diagram(
         below.set_xlabel(readout)
         axes.set_title(title)
         note = f"{_summary(confidence, correct, n_bins)}\nbars: {level:.0%} bootstrap"
-        axes.text(0.02, 0.99, note, va="top", color="black", transform=axes.transAxes, bbox=NOTE_BOX, zorder=4)
+        axes.text(
+            0.02,
+            0.99,
+            note,
+            va="top",
+            color="black",
+            transform=axes.transAxes,
+            bbox=NOTE_BOX,
+            zorder=4,
+        )
         return save(figure, path)
 
 
@@ -96,17 +105,26 @@ def confidence_histogram(
         figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
         axes = figure.subplots()
         edges, width = np.arange(n_bins) / n_bins, 0.92 / n_bins
-        axes.bar(edges, right, width, align="edge", color=PALETTE[0], label=f"correct ({right.sum():,})")
+        axes.bar(
+            edges, right, width, align="edge", color=PALETTE[0], label=f"correct ({right.sum():,})"
+        )
         axes.bar(
             edges, wrong, width, align="edge", bottom=right, color=PALETTE[4], hatch="////", edgecolor="white",
             linewidth=0, label=f"wrong ({wrong.sum():,})",
         )  # fmt: skip
-        axes.axvline(values.mean(), color="black", lw=1.2, label=f"mean confidence {values.mean():.2f}")
-        axes.axvline(outcomes.mean(), color="black", lw=1.2, ls=":", label=f"accuracy {outcomes.mean():.2f}")
+        axes.axvline(
+            values.mean(), color="black", lw=1.2, label=f"mean confidence {values.mean():.2f}"
+        )
+        axes.axvline(
+            outcomes.mean(), color="black", lw=1.2, ls=":", label=f"accuracy {outcomes.mean():.2f}"
+        )
         axes.set(xlim=(-0.02, 1.02), xlabel=readout, ylabel="Responses")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         missing = len(confidence) - len(values)
-        axes.set_title(f"{title}\nn = {len(confidence):,}" + (f", {missing:,} without a confidence" if missing else ""))
+        axes.set_title(
+            f"{title}\nn = {len(confidence):,}"
+            + (f", {missing:,} without a confidence" if missing else "")
+        )
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return save(figure, path)
 
@@ -133,7 +151,9 @@ def compare_reliability(
         ConfigError: no rows. DataError: as `reliability_diagram`, naming the series.
     """
     if not rows:
-        raise ConfigError("there is nothing to compare", where="rows", expected="at least one name with its rows")
+        raise ConfigError(
+            "there is nothing to compare", where="rows", expected="at least one name with its rows"
+        )
     columns = min(columns, len(rows))
     lines = -(-len(rows) // columns)
     with rc_context(STYLE):
@@ -145,10 +165,14 @@ def compare_reliability(
             axes = grid[i // columns][i % columns]
             _diagonal(axes)
             points = _points(confidence, correct, n_bins, n_resamples, level, seed, None)
-            _draw_points(axes, points, PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], gaps=False)
+            _draw_points(
+                axes, points, PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], gaps=False
+            )
             metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing="drop")
             axes.set_title(name, fontsize=8)
-            note = f"n = {metrics['n_parsed']:,}\nECE {metrics['ece']:.2f}\nOCG {metrics['ocg']:+.2f}"
+            note = (
+                f"n = {metrics['n_parsed']:,}\nECE {metrics['ece']:.2f}\nOCG {metrics['ocg']:+.2f}"
+            )
             axes.text(0.03, 0.98, note, va="top", transform=axes.transAxes, bbox=NOTE_BOX, zorder=4)
             axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.06))
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -163,7 +187,9 @@ def compare_reliability(
         return save(figure, path)
 
 
-Point = tuple[float, float, float, float, int]  # mean confidence, accuracy, interval's low and high end, rows
+Point = tuple[
+    float, float, float, float, int
+]  # mean confidence, accuracy, interval's low and high end, rows
 
 
 def _points(
@@ -184,24 +210,55 @@ def _points(
         if cell.acc is None or cell.mean_conf is None:
             continue
         inside = index == i
-        low, high = mean_interval(outcomes[inside], clusters[inside], n_resamples=n_resamples, level=level, seed=seed)
+        low, high = mean_interval(
+            outcomes[inside], clusters[inside], n_resamples=n_resamples, level=level, seed=seed
+        )
         points.append((cell.mean_conf, cell.acc, min(low, cell.acc), max(high, cell.acc), cell.n))
     return points
 
 
 def _draw_points(axes: Axes, points: list[Point], colour: str, marker: str, *, gaps: bool) -> None:
-    x, y, low, high, n = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+    x, y, low, high, n = (
+        np.array(column, dtype=np.float64) for column in zip(*points, strict=True)
+    )
     if gaps:
         axes.vlines(x, y, x, color=PALETTE[1], lw=5, alpha=0.30, zorder=1.5)
-        axes.text(0.98, 0.02, "overconfident", ha="right", color=GREY, transform=axes.get_xaxis_transform())
-    axes.errorbar(x, y, yerr=(y - low, high - y), fmt="none", ecolor=colour, elinewidth=1.0, capsize=2, zorder=2)
+        axes.text(
+            0.98,
+            0.02,
+            "overconfident",
+            ha="right",
+            color=GREY,
+            transform=axes.get_xaxis_transform(),
+        )
+    axes.errorbar(
+        x,
+        y,
+        yerr=(y - low, high - y),
+        fmt="none",
+        ecolor=colour,
+        elinewidth=1.0,
+        capsize=2,
+        zorder=2,
+    )
     axes.plot(x, y, color=colour, lw=0.8, alpha=0.6, zorder=2)
-    axes.scatter(x, y, s=10 + 50 * n / n.max(), color=colour, marker=marker, edgecolor="white", linewidth=0.5, zorder=3)
+    axes.scatter(
+        x,
+        y,
+        s=10 + 50 * n / n.max(),
+        color=colour,
+        marker=marker,
+        edgecolor="white",
+        linewidth=0.5,
+        zorder=3,
+    )
 
 
 def _diagonal(axes: Axes) -> None:
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=(0, (4, 3)), zorder=1)
-    axes.fill_between([0, 1], [0, 1], color=LIGHT, alpha=0.45, lw=0, zorder=0)  # overconfident: accuracy below
+    axes.fill_between(
+        [0, 1], [0, 1], color=LIGHT, alpha=0.45, lw=0, zorder=0
+    )  # overconfident: accuracy below
 
 
 def _count_bars(axes: Axes, confidence: Confidences, n_bins: int) -> None:
@@ -213,7 +270,12 @@ def _count_bars(axes: Axes, confidence: Confidences, n_bins: int) -> None:
         for centre, count in zip(centres, counts, strict=True):
             if count:
                 axes.annotate(
-                    f"{count:,}", (centre, count), (0, 1), textcoords="offset points", ha="center", fontsize=6
+                    f"{count:,}",
+                    (centre, count),
+                    (0, 1),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=6,
                 )
     axes.set_ylim(0, counts.max() * 1.25)
     axes.set_ylabel("Responses")
@@ -224,17 +286,24 @@ def _summary(confidence: Confidences, correct: Outcomes, n_bins: int) -> str:
     metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing="drop")
     missing = len(confidence) - int(metrics["n_parsed"] or 0)
     parts = [f"n = {metrics['n_parsed']:,}" + (f" (+ {missing:,} unparsed)" if missing else "")]
-    parts += [f"ECE {metrics['ece']:.3f}", f"Brier {metrics['brier']:.3f}", f"OCG {metrics['ocg']:+.3f}"]
+    parts += [
+        f"ECE {metrics['ece']:.3f}",
+        f"Brier {metrics['brier']:.3f}",
+        f"OCG {metrics['ocg']:+.3f}",
+    ]
     return "\n".join(parts)
 
 
 def _parsed(confidence: Confidences, correct: Outcomes) -> tuple[np.ndarray, np.ndarray]:
     pairs = [(c, bool(y)) for c, y in zip(confidence, correct, strict=True) if c is not None]
-    return np.array([c for c, _ in pairs], dtype=np.float64), np.array([y for _, y in pairs], dtype=np.bool_)
+    return np.array([c for c, _ in pairs], dtype=np.float64), np.array(
+        [y for _, y in pairs], dtype=np.bool_
+    )
 
 
 def _require_rows(confidence: Confidences, path: str | Path) -> None:
     if all(c is None for c in confidence):
         raise DataError(
-            f"none of the {len(confidence)} rows carries a confidence: there is nothing to draw", where=str(path)
+            f"none of the {len(confidence)} rows carries a confidence: there is nothing to draw",
+            where=str(path),
         )

@@ -30,7 +30,9 @@ def fit(method: str, confidence: FloatArray, correct: BoolArray) -> Calibrator:
         ConfigError: unknown method; no rows; all rows correct or all wrong; scikit-learn is missing.
     """
     if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}", where="posthoc", expected="one of " + ", ".join(METHODS))
+        raise ConfigError(
+            f"unknown method {method!r}", where="posthoc", expected="one of " + ", ".join(METHODS)
+        )
     values, outcomes = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.bool_)
     if not len(values) or outcomes.all() or not outcomes.any():
         raise ConfigError(
@@ -39,10 +41,14 @@ def fit(method: str, confidence: FloatArray, correct: BoolArray) -> Calibrator:
             expected="correct and wrong rows",
         )
     if method == "isotonic":
-        isotonic = _sklearn("isotonic").IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+        isotonic = _sklearn("isotonic").IsotonicRegression(
+            y_min=0.0, y_max=1.0, out_of_bounds="clip"
+        )
         isotonic.fit(values, outcomes.astype(np.float64))
         return lambda c: np.asarray(isotonic.predict(c), dtype=np.float64)
-    model = _sklearn("linear_model").LogisticRegression(C=1e9, fit_intercept=method == "platt", tol=1e-8, max_iter=1000)
+    model = _sklearn("linear_model").LogisticRegression(
+        C=1e9, fit_intercept=method == "platt", tol=1e-8, max_iter=1000
+    )
     model.fit(_logit(values)[:, None], outcomes)
     # A slope below 0 is no temperature: the best one left is infinite, which says 0.5 to everything.
     slope = float(model.coef_[0, 0]) if method == "platt" else max(float(model.coef_[0, 0]), 0.0)
@@ -57,15 +63,20 @@ def split_groups(groups: Sequence[Hashable], *, fraction: float, seed: int) -> B
         ConfigError: `fraction` outside (0, 1).
     """
     if not 0.0 < fraction < 1.0:
-        raise ConfigError(f"the fraction is {fraction}", where="posthoc fraction", expected="a number in (0, 1)")
+        raise ConfigError(
+            f"the fraction is {fraction}", where="posthoc fraction", expected="a number in (0, 1)"
+        )
     chosen = {
-        g: int.from_bytes(hashlib.sha256(f"{seed}\n{g}".encode()).digest()[:8], "big") / 2**64 < fraction
+        g: int.from_bytes(hashlib.sha256(f"{seed}\n{g}".encode()).digest()[:8], "big") / 2**64
+        < fraction
         for g in set(groups)
     }
     return np.array([chosen[g] for g in groups], dtype=np.bool_)
 
 
-def self_consistency(groups: Sequence[Hashable], answers: Sequence[str | None]) -> list[float | None]:
+def self_consistency(
+    groups: Sequence[Hashable], answers: Sequence[str | None]
+) -> list[float | None]:
     """For each row the share of its question's rows that give its answer; None for a row without an answer, and for all
     rows of a question that was sampled once."""
     sizes = Counter(groups)

@@ -67,8 +67,12 @@ class Generation:
     attempts: int | None = None
     expected: Readout = Readout(reason="the responses came without log-probabilities")
     p_true: Readout = P_TRUE_NOT_ASKED
-    token_logprobs: tuple[tuple[str, float], ...] | None = None  # text and log-probability of each token
-    known_answer: tuple[str, float] | None = None  # of an earlier judgement: an answer and its tokens' probability
+    token_logprobs: tuple[tuple[str, float], ...] | None = (
+        None  # text and log-probability of each token
+    )
+    known_answer: tuple[str, float] | None = (
+        None  # of an earlier judgement: an answer and its tokens' probability
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,9 @@ def confidence_fields(text: str) -> dict[str, Any]:
     }
 
 
-def answer_probability(text: str, answer: str | None, tokens: tuple[tuple[str, float], ...] | None) -> float | None:
+def answer_probability(
+    text: str, answer: str | None, tokens: tuple[tuple[str, float], ...] | None
+) -> float | None:
     """The product of the probabilities of the tokens that spell the last occurrence of `answer` before the confidence
     line; None without log-probs, without an answer, or where the tokens do not spell the text."""
     import math

@@ -23,7 +23,9 @@ from caopd_verl.evaluation.settings import Summary
 TEMPLATE = "report.html.j2"
 
 
-def write_report(results: Sequence[Result], path: Path, *, title: str, n_examples: int, settings: Summary) -> Path:
+def write_report(
+    results: Sequence[Result], path: Path, *, title: str, n_examples: int, settings: Summary
+) -> Path:
     """Write the page; returns its path.
 
     Args:
@@ -39,14 +41,18 @@ def write_report(results: Sequence[Result], path: Path, *, title: str, n_example
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     if not results:
-        raise ConfigError("there is nothing to report", where="caopd report", expected="at least one result")
+        raise ConfigError(
+            "there is nothing to report", where="caopd report", expected="at least one result"
+        )
     folder = str(files("caopd_verl") / "assets")
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        sections = [_section(result, Path(folder) / str(i), n_examples) for i, result in enumerate(results)]
+        sections = [
+            _section(result, Path(folder) / str(i), n_examples) for i, result in enumerate(results)
+        ]
         overview = _overview(results, Path(folder) / "all") if len(results) > 1 else []
     page = environment.get_template(TEMPLATE).render(
         title=title,
@@ -70,10 +76,15 @@ def _section(result: Result, folder: Path, n_examples: int) -> dict[str, Any]:
         "metrics": metrics,
         "counts": counts_text(metrics["counts"]),
         "cells": {
-            metric: {name: number(r["metrics"][metric], metric) for name, r in metrics["readouts"].items()}
+            metric: {
+                name: number(r["metrics"][metric], metric)
+                for name, r in metrics["readouts"].items()
+            }
             for metric in SHOWN
         },
-        "plots": {name: _data_uri(path) for name, path in plots.items() if not name.startswith("bars_")},
+        "plots": {
+            name: _data_uri(path) for name, path in plots.items() if not name.startswith("bars_")
+        },
         "examples": examples(result.folder, n=n_examples),
         "posthoc": _posthoc(metrics["posthoc"]),
     }
@@ -85,14 +96,22 @@ def _posthoc(posthoc: dict[str, Any]) -> list[dict[str, Any]]:
         if "reason" in figures and "ece" not in figures:
             rows.append({"method": method, "reason": figures["reason"], "cells": {}})
         else:
-            rows.append({"method": method, "reason": None, "cells": {k: number(v, k) for k, v in figures.items()}})
+            rows.append(
+                {
+                    "method": method,
+                    "reason": None,
+                    "cells": {k: number(v, k) for k, v in figures.items()},
+                }
+            )
     return rows
 
 
 def _overview(results: Sequence[Result], folder: Path) -> list[tuple[str, str]]:
     out = []
     for readout in ("stated", "expected"):
-        for name, path in draw_comparison(results, folder, formats=("svg",), readout=readout).items():
+        for name, path in draw_comparison(
+            results, folder, formats=("svg",), readout=readout
+        ).items():
             out.append((f"{name.replace('_', ' ')}, {readout} confidence", _data_uri(path)))
     return out
 
@@ -118,14 +137,21 @@ def _comparisons(results: Sequence[Result], settings: Summary) -> list[dict[str,
     pairs += [(r, "stated", r, "expected") for r in results if "expected" in r.columns.present()]
     for old, old_readout, new, new_readout in pairs:
         if not set(old.columns.ids) & set(new.columns.ids):
-            out.append({"title": f"{new.name} and {old.name} have no question in common", "rows": []})
+            out.append(
+                {"title": f"{new.name} and {old.name} have no question in common", "rows": []}
+            )
             continue
         result = compare(
             old.columns.column(old_readout), new.columns.column(new_readout), n_bins=settings.n_bins,
             missing=settings.missing, n_resamples=settings.n_resamples, level=settings.level, seed=settings.seed,
         )  # fmt: skip
         title = f"{new.name}, {new_readout}, against {old.name}, {old_readout}"
-        out.append({"title": f"{title} ({result.n_questions} common questions)", "rows": _difference_rows(result)})
+        out.append(
+            {
+                "title": f"{title} ({result.n_questions} common questions)",
+                "rows": _difference_rows(result),
+            }
+        )
     return out
 
 
@@ -137,7 +163,8 @@ def _difference_rows(result: Comparison) -> list[dict[str, Any]]:
             "new": "undefined" if d.new is None else f"{d.new:.3f}",
             "difference": "undefined"
             if d.difference is None
-            else f"{d.difference:+.3f}" + ("" if d.low is None else f" [{d.low:+.3f}, {d.high:+.3f}]"),
+            else f"{d.difference:+.3f}"
+            + ("" if d.low is None else f" [{d.low:+.3f}, {d.high:+.3f}]"),
             "verdict": d.verdict or "",
         }
         for name, d in result.metrics.items()

@@ -77,12 +77,16 @@ def examples(folder: Path, *, n: int) -> dict[str, list[dict[str, Any]]]:
             _keep(wrong, (value, -i, row), n)
     return {
         "Confidently wrong": [row for _, _, row in sorted(wrong, key=lambda e: (-e[0], -e[1]))],
-        "Correct, least confident": [row for _, _, row in sorted(unsure, key=lambda e: (-e[0], -e[1]))],
+        "Correct, least confident": [
+            row for _, _, row in sorted(unsure, key=lambda e: (-e[0], -e[1]))
+        ],
         "Without a readable confidence": unparsed,
     }
 
 
-def _keep(heap: list[tuple[float, int, dict[str, Any]]], entry: tuple[float, int, dict[str, Any]], n: int) -> None:
+def _keep(
+    heap: list[tuple[float, int, dict[str, Any]]], entry: tuple[float, int, dict[str, Any]], n: int
+) -> None:
     if len(heap) == n and entry[:2] <= heap[0][:2]:
         return
     entry = (*entry[:2], _shortened(entry[2]))
@@ -99,5 +103,7 @@ def _shortened(row: dict[str, Any]) -> dict[str, Any]:
         text = out.get(key)
         if isinstance(text, str) and len(text) > MAX_TEXT:
             half = MAX_TEXT // 2
-            out[key] = f"{text[:half]}\n[... {len(text) - MAX_TEXT:,} characters ...]\n{text[-half:]}"
+            out[key] = (
+                f"{text[:half]}\n[... {len(text) - MAX_TEXT:,} characters ...]\n{text[-half:]}"
+            )
     return out

@@ -51,7 +51,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     if request.responses is not None:
         return _evaluate_responses(request)
     if not request.examples:
-        raise ConfigError("no questions", where="--task", expected="a task whose questions are to be asked")
+        raise ConfigError(
+            "no questions", where="--task", expected="a task whose questions are to be asked"
+        )
     if request.endpoint_url is not None:
         return _evaluate_endpoint(request)
     return _evaluate_local(request)
@@ -61,7 +63,9 @@ def _evaluate_responses(request: Request) -> dict[str, Any]:
     from caopd_verl.evaluation.sources.responses import read_responses
 
     assert request.responses is not None
-    examples = None if request.examples is None else {example.id: example for example in request.examples}
+    examples = (
+        None if request.examples is None else {example.id: example for example in request.examples}
+    )
     settings = {"source": "responses", "file": str(request.responses), "task": request.task}
     unusable, rows = 0, 0
     # Judging a file again costs nothing, so earlier rows of such a run go; those of another kind of run stay.
@@ -124,9 +128,15 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
     from caopd_verl.evaluation.sources import BACKENDS
 
     if not request.model:
-        raise ConfigError("there is nothing to evaluate", where="--model", expected="a checkpoint, or --responses")
+        raise ConfigError(
+            "there is nothing to evaluate", where="--model", expected="a checkpoint, or --responses"
+        )
     if request.backend not in BACKENDS:
-        raise ConfigError(f"unknown backend {request.backend!r}", where="--backend", expected=" or ".join(BACKENDS))
+        raise ConfigError(
+            f"unknown backend {request.backend!r}",
+            where="--backend",
+            expected=" or ".join(BACKENDS),
+        )
     assert request.examples is not None
     settings = {
         "source": request.backend,
@@ -142,7 +152,9 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
         jobs, left = _jobs(request, store)
         run = _last_run(store.folder)
         if left:
-            backend = BACKENDS[request.backend]()(request.model, sampling=request.sampling, local=request.local)
+            backend = BACKENDS[request.backend]()(
+                request.model, sampling=request.sampling, local=request.local
+            )
             with Progress(len(jobs), len(jobs) - len(left), request.progress) as bar:
                 for batch in backend.batches(left):
                     rows = [
@@ -203,7 +215,9 @@ def _finish(
 ) -> dict[str, Any]:
     head = {
         "caopd_verl": _version(),
-        "name": request.name or request.model or (request.responses.stem if request.responses else store.folder.name),
+        "name": request.name
+        or request.model
+        or (request.responses.stem if request.responses else store.folder.name),
         "run": settings,
     }
     if not store.done:
@@ -218,7 +232,9 @@ def _finish(
     metrics = {
         **head,
         "counts": counts(columns, store.folder, expected_rows=expected_rows, unusable=unusable),
-        "usage": usage(columns, price_in=request.endpoint.price_in, price_out=request.endpoint.price_out),
+        "usage": usage(
+            columns, price_in=request.endpoint.price_in, price_out=request.endpoint.price_out
+        ),
         "last_run": run,
         **summarize(columns, request.summary, compat=request.compat),
     }
@@ -242,7 +258,9 @@ class Progress:
         from tqdm import tqdm
 
         self.correct = self.finished = self.failed = 0
-        self._bar = tqdm(total=total, initial=done, unit="row", disable=not shown, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=total, initial=done, unit="row", disable=not shown, dynamic_ncols=True
+        )
 
     def __enter__(self) -> Progress:
         return self
@@ -259,5 +277,7 @@ class Progress:
                 self.finished += 1
                 self.correct += bool(row["correct"])
         note = f"acc {self.correct / self.finished:.2f}" if self.finished else ""
-        self._bar.set_postfix_str(note + (f", {self.failed} failed" if self.failed else ""), refresh=False)
+        self._bar.set_postfix_str(
+            note + (f", {self.failed} failed" if self.failed else ""), refresh=False
+        )
         self._bar.update(len(rows))

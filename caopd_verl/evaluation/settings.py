@@ -41,7 +41,9 @@ class Endpoint:
     max_attempts: int = 8
     backoff_s: float = 1.0  # doubled with each attempt, with jitter
     max_backoff_s: float = 60.0
-    max_retry_after_s: float = 900.0  # an endpoint that asks for a longer pause stops the run, which can be resumed
+    max_retry_after_s: float = (
+        900.0  # an endpoint that asks for a longer pause stops the run, which can be resumed
+    )
     top_logprobs: int = 20  # for the expected readout; lowered by itself where the endpoint refuses
     max_tokens_field: str = "max_tokens"
     api_key_env: str = "OPENAI_API_KEY"
@@ -56,9 +58,13 @@ class Local:
     batch_size: int = 8
     dtype: str = "float32"
     device: str = "cpu"
-    threads: int | None = None  # of torch; on a machine with other work, few threads are much faster than too many
+    threads: int | None = (
+        None  # of torch; on a machine with other work, few threads are much faster than too many
+    )
     expected: bool = True
-    p_true: bool = False  # ask the model after each response whether its answer is correct (`p_true`)
+    p_true: bool = (
+        False  # ask the model after each response whether its answer is correct (`p_true`)
+    )
     max_readout_rows: int = 16  # continuations of one cached prefix that are alive at once
     gpu_memory: float = 0.85  # vLLM: share of the accelerator's memory
     max_model_len: int | None = None  # vLLM: None is the model's own

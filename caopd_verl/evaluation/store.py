@@ -87,11 +87,15 @@ class RowStore:
         path = self.folder / RUN
         if path.exists():
             found = read_settings(self.folder)
-            other = sorted(k for k in {*found, *self.settings} if found.get(k) != self.settings.get(k))
+            other = sorted(
+                k for k in {*found, *self.settings} if found.get(k) != self.settings.get(k)
+            )
             if other:
                 raise ConfigError(
                     "the folder holds a run with other settings: "
-                    + ", ".join(f"{k} was {found.get(k)!r}, is {self.settings.get(k)!r}" for k in other),
+                    + ", ".join(
+                        f"{k} was {found.get(k)!r}, is {self.settings.get(k)!r}" for k in other
+                    ),
                     where=str(path),
                     fix="choose another --output, or start over with --fresh",
                 )
@@ -166,7 +170,9 @@ def cut_torn_line(path: Path) -> int:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON in one go: readers see the old file or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text(
+        json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     temporary.replace(path)
 
 

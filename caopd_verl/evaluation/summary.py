@@ -48,7 +48,9 @@ class Columns:
     sources: list[str] = field(default_factory=list)
     correct: list[bool] = field(default_factory=list)
     answers: list[str | None] = field(default_factory=list)
-    readouts: dict[str, list[float | None]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    readouts: dict[str, list[float | None]] = field(
+        default_factory=lambda: {name: [] for name in COLUMNS}
+    )
     reference: list[tuple[float, str]] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     tokens: dict[str, list[float]] = field(default_factory=dict)
@@ -69,7 +71,9 @@ class Columns:
     def add(self, row: Mapping[str, Any]) -> None:
         """Take one row in."""
         if not isinstance(row.get("correct"), bool):
-            raise DataError("the row has no verdict", where=f"row {row.get('id')!r}", expected="'correct'")
+            raise DataError(
+                "the row has no verdict", where=f"row {row.get('id')!r}", expected="'correct'"
+            )
         self.ids.append(str(row["id"]))
         self.samples.append(int(row.get("sample", 0)))
         self.sources.append(str(row.get("source", "")))
@@ -92,19 +96,30 @@ class Columns:
 
     def _sort(self) -> None:
         self.order = sorted(range(len(self.ids)), key=lambda i: (self.ids[i], self.samples[i]))
-        lists: list[list] = [self.ids, self.samples, self.sources, self.correct, self.answers, self.reference]
+        lists: list[list] = [
+            self.ids,
+            self.samples,
+            self.sources,
+            self.correct,
+            self.answers,
+            self.reference,
+        ]
         for values in [*lists, *self.readouts.values()]:
             values[:] = [values[i] for i in self.order]
 
     def column(self, readout: str) -> Column:
         """One readout for `compare.compare`."""
         if readout not in self.readouts:
-            raise ConfigError(f"no readout {readout!r}", expected="one of " + ", ".join(self.readouts))
+            raise ConfigError(
+                f"no readout {readout!r}", expected="one of " + ", ".join(self.readouts)
+            )
         return Column(self.ids, self.readouts[readout], self.correct)
 
     def present(self) -> dict[str, list[float | None]]:
         """The readouts of which at least one row has a value; `stated` always, `expected_t1` where it is another."""
-        found = {k: v for k, v in self.readouts.items() if k == "stated" or any(x is not None for x in v)}
+        found = {
+            k: v for k, v in self.readouts.items() if k == "stated" or any(x is not None for x in v)
+        }
         if found.get("expected_t1") == found.get("expected"):
             found.pop("expected_t1", None)
         return found
@@ -122,7 +137,11 @@ def load_columns(folder: str | Path) -> Columns:
     path = Path(folder)
     columns = Columns.of(iter_rows(path / ROWS if path.is_dir() else path))
     if not columns.ids:
-        raise DataError("there are no evaluated rows", where=str(path), expected="the folder of a caopd eval run")
+        raise DataError(
+            "there are no evaluated rows",
+            where=str(path),
+            expected="the folder of a caopd eval run",
+        )
     return columns
 
 
@@ -133,7 +152,9 @@ def summarize(columns: Columns, settings: Summary, *, compat: bool) -> dict[str,
     groups = columns.ids if several else None
     options: dict[str, Any] = dict(n_bins=settings.n_bins, groups=groups, seed=settings.seed)
     resampling: dict[str, Any] = dict(n_resamples=settings.n_resamples, level=settings.level)
-    main = estimate_readouts(readouts, columns.correct, missing=settings.missing, **options, **resampling)
+    main = estimate_readouts(
+        readouts, columns.correct, missing=settings.missing, **options, **resampling
+    )
     only = main
     if settings.missing != "drop":
         only = estimate_readouts(readouts, columns.correct, missing="drop", **options, **resampling)
@@ -160,10 +181,16 @@ def summarize(columns: Columns, settings: Summary, *, compat: bool) -> dict[str,
     return out
 
 
-def counts(columns: Columns, folder: Path, *, expected_rows: int | None, unusable: int = 0) -> dict[str, Any]:
+def counts(
+    columns: Columns, folder: Path, *, expected_rows: int | None, unusable: int = 0
+) -> dict[str, Any]:
     """What became of every row: asked for, finished, failed (and why), unusable, not yet asked for."""
     finished = {*zip(columns.ids, columns.samples, strict=True)}
-    last = {(f.get("id"), f.get("sample")): str(f.get("error")) for f in read_failures(folder) if "id" in f}
+    last = {
+        (f.get("id"), f.get("sample")): str(f.get("error"))
+        for f in read_failures(folder)
+        if "id" in f
+    }
     failed = Counter(error for key, error in last.items() if key not in finished)
     total = expected_rows if expected_rows is not None else len(finished) + unusable
     return {
@@ -219,11 +246,15 @@ def posthoc_summary(columns: Columns, settings: Summary) -> dict[str, Any]:
         n_resamples=settings.n_resamples, level=settings.level, seed=settings.seed,
     )  # fmt: skip
     for name, figures in estimates.items():
-        out["methods"][name] = _as_dicts(figures, ("ece", "ece_debiased", "brier", "nll", "ocg", "spr", "auroc"))
+        out["methods"][name] = _as_dicts(
+            figures, ("ece", "ece_debiased", "brier", "nll", "ocg", "spr", "auroc")
+        )
     return out
 
 
-def _by_source(columns: Columns, readouts: Mapping[str, Sequence[float | None]], settings: Summary) -> dict[str, Any]:
+def _by_source(
+    columns: Columns, readouts: Mapping[str, Sequence[float | None]], settings: Summary
+) -> dict[str, Any]:
     sources = sorted(set(columns.sources))
     if len(sources) < 2:
         return {}
@@ -245,7 +276,9 @@ def _absent(columns: Columns) -> dict[str, str]:
     reasons = {}
     for readout, counter in (("expected", "no_expected_confidence"), ("p_true", "no_p_true")):
         if readout not in columns.present():
-            reasons[readout] = columns.counts.get(counter, Counter({"not asked for": 1})).most_common(1)[0][0]
+            reasons[readout] = columns.counts.get(
+                counter, Counter({"not asked for": 1})
+            ).most_common(1)[0][0]
     if "answer_probability" not in columns.present():
         reasons["answer_probability"] = "no row has log-probabilities of its answer"
     if "self_consistency" not in columns.readouts:
@@ -253,7 +286,9 @@ def _absent(columns: Columns) -> dict[str, str]:
     return reasons
 
 
-def _as_dicts(figures: Mapping[str, Estimate], names: Sequence[str] | None = None) -> dict[str, Any]:
+def _as_dicts(
+    figures: Mapping[str, Estimate], names: Sequence[str] | None = None
+) -> dict[str, Any]:
     return {name: figures[name].as_dict() for name in names or figures}
 
 

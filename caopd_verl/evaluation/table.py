@@ -91,11 +91,15 @@ class Layout:
         if size == len(self.code):  # no ties
             return weights, weights * self.outcomes
         total = np.bincount(self.code, weights=weights, minlength=size).astype(np.float64)
-        right = np.bincount(self.code, weights=weights * self.outcomes, minlength=size).astype(np.float64)
+        right = np.bincount(self.code, weights=weights * self.outcomes, minlength=size).astype(
+            np.float64
+        )
         return total, right
 
 
-def layout(confidence: Sequence[float] | FloatArray, correct: Sequence[bool] | BoolArray, *, n_bins: int) -> Layout:
+def layout(
+    confidence: Sequence[float] | FloatArray, correct: Sequence[bool] | BoolArray, *, n_bins: int
+) -> Layout:
     """The layout of rows that all carry a confidence in [0, 1] (checked by the caller, `metrics._columns`)."""
     scores = np.asarray(confidence, dtype=np.float64)
     order = np.argsort(scores, kind="stable")
@@ -103,11 +107,15 @@ def layout(confidence: Sequence[float] | FloatArray, correct: Sequence[bool] | B
     values, code = np.unique(scores[order], return_inverse=True)
     clipped = np.clip(values, NLL_CLIP, 1.0 - NLL_CLIP)
     starts = np.unique(bin_index(values, n_bins), return_index=True)[1]
-    plain = Layout(order, values, code, outcomes, starts, np.log(clipped), np.log1p(-clipped), n_bins, None)
+    plain = Layout(
+        order, values, code, outcomes, starts, np.log(clipped), np.log1p(-clipped), n_bins, None
+    )
     if not len(values):
         return plain
     total, right = plain.table()
-    return replace(plain, smoother=CosineSmoother.fit(values, total * values - right, float(total.sum())))
+    return replace(
+        plain, smoother=CosineSmoother.fit(values, total * values - right, float(total.sum()))
+    )
 
 
 def evaluate(rows: Layout, weights: FloatArray | None = None) -> FloatArray:
@@ -133,7 +141,9 @@ def evaluate(rows: Layout, weights: FloatArray | None = None) -> FloatArray:
     )
 
 
-def _binned(rows: Layout, total: FloatArray, right: FloatArray, acc: float) -> tuple[float, float, float, list[float]]:
+def _binned(
+    rows: Layout, total: FloatArray, right: FloatArray, acc: float
+) -> tuple[float, float, float, list[float]]:
     """ECE, debiased ECE, MCE, and Murphy's reliability, resolution and uncertainty."""
     n = total.sum()
     counts, conf_sums, right_sums = (
@@ -143,7 +153,10 @@ def _binned(rows: Layout, total: FloatArray, right: FloatArray, acc: float) -> t
     counts, share = counts[used], counts[used] / n
     bin_acc = right_sums[used] / counts
     gap = np.abs(conf_sums[used] / counts - bin_acc)
-    noisy = [_folded_mean(g, math.sqrt(a * (1.0 - a) / m)) for g, a, m in zip(gap, bin_acc, counts, strict=True)]
+    noisy = [
+        _folded_mean(g, math.sqrt(a * (1.0 - a) / m))
+        for g, a, m in zip(gap, bin_acc, counts, strict=True)
+    ]
     ece = float(share @ gap)
     debiased = ece - float(share @ (np.array(noisy) - gap))
     parts = [float(share @ gap**2), float(share @ (bin_acc - acc) ** 2), acc * (1.0 - acc)]
@@ -155,7 +168,9 @@ def _folded_mean(mean: float, deviation: float) -> float:
     if deviation == 0.0:
         return mean
     z = mean / deviation
-    return deviation * math.sqrt(2.0 / math.pi) * math.exp(-z * z / 2.0) + mean * math.erf(z / math.sqrt(2.0))
+    return deviation * math.sqrt(2.0 / math.pi) * math.exp(-z * z / 2.0) + mean * math.erf(
+        z / math.sqrt(2.0)
+    )
 
 
 def _equal_mass(values: FloatArray, total: FloatArray, right: FloatArray, n_bins: int) -> float:

@@ -19,11 +19,16 @@ class CardCommand:
             "there already keeps its text and its other metadata. Needs huggingface_hub (pip install "
             "'caopd-verl[card]').",
         )
-        parser.add_argument("results", nargs="+", type=Path, help="folders of caopd eval runs of one model")
-        parser.add_argument("--output", "-o", type=Path, required=True, help="the README.md")
-        parser.add_argument("--model-name", help="in the metadata; the card's own, or the run's, otherwise")
         parser.add_argument(
-            "--dataset", help="the data set's name on the hub, for a single result; the task's otherwise"
+            "results", nargs="+", type=Path, help="folders of caopd eval runs of one model"
+        )
+        parser.add_argument("--output", "-o", type=Path, required=True, help="the README.md")
+        parser.add_argument(
+            "--model-name", help="in the metadata; the card's own, or the run's, otherwise"
+        )
+        parser.add_argument(
+            "--dataset",
+            help="the data set's name on the hub, for a single result; the task's otherwise",
         )
         parser.set_defaults(run=cls.run)
 
@@ -35,10 +40,16 @@ class CardCommand:
 
         results = load_results(args.results)
         if args.dataset is not None and len(results) > 1:
-            raise ConfigError(f"one name for {len(results)} results", where="--dataset", expected="a single result")
+            raise ConfigError(
+                f"one name for {len(results)} results",
+                where="--dataset",
+                expected="a single result",
+            )
         pairs = [(result, dataset_of(result, id=args.dataset)) for result in results]
         data, left_out = write_card(pairs, args.output, model_name=args.model_name)
-        print(f"written to {args.output}: {len(data.eval_results or [])} evaluation results of {data.model_name}")
+        print(
+            f"written to {args.output}: {len(data.eval_results or [])} evaluation results of {data.model_name}"
+        )
         for line in left_out:
             print(f"  left out: {line}")
         return True

@@ -130,7 +130,17 @@ def _over_pairs(name: str) -> Metric:
     return compute
 
 
-METRICS = [accuracy(), stderr(), format_adherence(), ece(), brier(), ocg(), spr(), auroc(), tie_rate()]
+METRICS = [
+    accuracy(),
+    stderr(),
+    format_adherence(),
+    ece(),
+    brier(),
+    ocg(),
+    spr(),
+    auroc(),
+    tie_rate(),
+]
 
 
 @scorer(metrics=METRICS)
@@ -144,7 +154,9 @@ def calibration(verifier: str | None = None) -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         name = verifier or state.metadata.get(VERIFIER)
         if not isinstance(name, str):
-            raise ConfigError(f"sample {state.sample_id} names no verifier", where="calibration(verifier=...)")
+            raise ConfigError(
+                f"sample {state.sample_id} names no verifier", where="calibration(verifier=...)"
+            )
         judged = judge(state.output.completion, target.text, name)
         return Score(
             value=CORRECT if judged.correct else INCORRECT,

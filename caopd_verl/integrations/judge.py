@@ -73,5 +73,7 @@ def system_and_question(example: Example) -> tuple[str, str]:
     messages: Messages = list(example.messages)
     system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
     if len(messages) != 1 or messages[0]["role"] != "user":
-        raise DataError("the question has several turns", where=example.where, expected="one user message")
+        raise DataError(
+            "the question has several turns", where=example.where, expected="one user message"
+        )
     return system, messages[0]["content"]

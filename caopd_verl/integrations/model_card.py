@@ -69,7 +69,9 @@ def eval_results(result: Result, dataset: Dataset) -> tuple[list[EvalResult], li
                     dataset_name=dataset.name,
                     dataset_split=dataset.split,
                     metric_type=ONCE.get(name, name),
-                    metric_name=SHOWN[name] if name in ONCE else f"{SHOWN[name]}, {readout} confidence",
+                    metric_name=SHOWN[name]
+                    if name in ONCE
+                    else f"{SHOWN[name]}, {readout} confidence",
                     metric_value=figure.value,
                     metric_args=_settings(result, readout, name, figure.low, figure.high, figure.n),
                 )
@@ -113,7 +115,9 @@ def write_card(
     return _data(_load(path)), left_out
 
 
-def _settings(result: Result, readout: str, name: str, low: Any, high: Any, n: int) -> dict[str, Any]:
+def _settings(
+    result: Result, readout: str, name: str, low: Any, high: Any, n: int
+) -> dict[str, Any]:
     """What a reader needs to judge the figure; the noise floor beside an ECE."""
     settings = result.metrics["settings"]
     args = {"n": n, "low": low, "high": high, "level": settings["level"]}
@@ -132,7 +136,9 @@ def _key(entry: EvalResult) -> tuple[Any, ...]:
 
 def _new(name: str) -> ModelCard:
     header = ModelCardData(tags=["calibration"]).to_yaml()
-    return ModelCard(f"---\n{header}\n---\n\n# {name}\n\nCalibration: see the evaluation results in the metadata.\n")
+    return ModelCard(
+        f"---\n{header}\n---\n\n# {name}\n\nCalibration: see the evaluation results in the metadata.\n"
+    )
 
 
 def _data(card: ModelCard) -> ModelCardData:

@@ -66,7 +66,9 @@ class StrictPairwiseRanking(Metric):
 
     def compute(self) -> Tensor:
         """The share as a scalar of the metric's dtype."""
-        right, wrong = (dim_zero_cat(state) if len(state) else None for state in (self.right, self.wrong))
+        right, wrong = (
+            dim_zero_cat(state) if len(state) else None for state in (self.right, self.wrong)
+        )
         if right is None or wrong is None or not right.numel() or not wrong.numel():
             return torch.tensor(torch.nan, device=self.device, dtype=self.dtype)
         below = torch.searchsorted(wrong.sort().values, right.contiguous(), side="left").sum()
@@ -97,7 +99,9 @@ class OverconfidenceGap(Metric):
     def __init__(self, *, validate_args: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.validate_args = validate_args
-        self.add_state("confidence_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(
+            "confidence_sum", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum"
+        )
         for name in ("n_correct", "n", "n_missing"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
@@ -125,7 +129,10 @@ def _flat(confidence: Tensor, correct: Tensor, validate: bool) -> tuple[Tensor, 
     missing = torch.isnan(confidence)
     if validate:
         if not (missing | ((confidence >= 0) & (confidence <= 1))).all():
-            raise DataError("a confidence is out of range", expected="numbers in [0, 1], or NaN where none was read")
+            raise DataError(
+                "a confidence is out of range",
+                expected="numbers in [0, 1], or NaN where none was read",
+            )
         if not ((correct == 0) | (correct == 1)).all():
             raise DataError("a verdict is neither 0 nor 1", expected="0 or 1")
     return confidence, correct.bool(), missing

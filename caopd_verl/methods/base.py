@@ -52,7 +52,9 @@ class Trajectory:
     def __post_init__(self) -> None:
         n = len(self.token_ids)
         masks = (self.trained_mask, self.confidence_mask, self.value_mask)
-        assert all(len(mask) == n for mask in masks) and 0 <= self.n_kept <= n, "masks and ids must align"
+        assert all(len(mask) == n for mask in masks) and 0 <= self.n_kept <= n, (
+            "masks and ids must align"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Setting:
     tokenizer: Tokenizer
     eot_id: int
     max_response_tokens: int
-    stop_ids: tuple[int, ...] = ()  # the generation config's other eos ids: sampling stops there too
+    stop_ids: tuple[
+        int, ...
+    ] = ()  # the generation config's other eos ids: sampling stops there too
 
 
 Method = Callable[[RolloutGroup, Target, Setting], list[Trajectory]]

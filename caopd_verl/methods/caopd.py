@@ -31,13 +31,20 @@ def caopd(group: RolloutGroup, target: Target, setting: Setting) -> list[Traject
     """One trajectory a rollout, in order."""
     demos = choose_demonstrations([rollout.verdict.correct for rollout in group.rollouts])
     return [
-        _trajectory(rollout, None if demo is None else group.rollouts[demo], value, group, target, setting)
+        _trajectory(
+            rollout, None if demo is None else group.rollouts[demo], value, group, target, setting
+        )
         for rollout, demo, value in zip(group.rollouts, demos, target.per_rollout, strict=True)
     ]
 
 
 def _trajectory(
-    rollout: Rollout, sibling: Rollout | None, value: float, group: RolloutGroup, target: Target, setting: Setting
+    rollout: Rollout,
+    sibling: Rollout | None,
+    value: float,
+    group: RolloutGroup,
+    target: Target,
+    setting: Setting,
 ) -> Trajectory:
     if rollout.truncated and setting.config.truncated == "mask":
         return masked(rollout.token_ids, "truncated")
@@ -54,16 +61,22 @@ def _trajectory(
             max_response_tokens=setting.max_response_tokens,
         )
     except RevisionError:
-        return masked(rollout.token_ids, "unrevisable")  # answer and confidence do not fit; counted in the log
+        return masked(
+            rollout.token_ids, "unrevisable"
+        )  # answer and confidence do not fit; counted in the log
     if revision.truncated and setting.config.truncated == "mask":
-        return masked(rollout.token_ids, "truncated")  # it ended without an end of turn (an aborted request, say)
+        return masked(
+            rollout.token_ids, "truncated"
+        )  # it ended without an end of turn (an aborted request, say)
     messages = group.example.messages
     if sibling is not None:
         context = TeacherContext(partial(build_sdpo_messages, messages), _demo(sibling, value))
         trained = (True,) * len(revision.token_ids)
     else:
         header = setting.config.context.attempt_template
-        context = TeacherContext(partial(build_attempt_messages, messages, header=header), _demo(rollout, value))
+        context = TeacherContext(
+            partial(build_attempt_messages, messages, header=header), _demo(rollout, value)
+        )
         trained = revision.confidence_mask
     return Trajectory(
         token_ids=revision.token_ids,

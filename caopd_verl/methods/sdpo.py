@@ -27,13 +27,19 @@ def sdpo(group: RolloutGroup, target: Target, setting: Setting) -> list[Trajecto
     ]
 
 
-def _trajectory(rollout: Rollout, sibling: Rollout | None, group: RolloutGroup, setting: Setting) -> Trajectory:
+def _trajectory(
+    rollout: Rollout, sibling: Rollout | None, group: RolloutGroup, setting: Setting
+) -> Trajectory:
     if sibling is None:
-        return masked(rollout.token_ids, "no_demonstration" if rollout.verdict.correct else "unsolved")
+        return masked(
+            rollout.token_ids, "no_demonstration" if rollout.verdict.correct else "unsolved"
+        )
     if rollout.truncated and setting.config.truncated == "mask":
         return masked(rollout.token_ids, "truncated")
     n = len(rollout.token_ids)
-    context = TeacherContext(partial(build_sdpo_messages, group.example.messages), strip_thinking(sibling.text))
+    context = TeacherContext(
+        partial(build_sdpo_messages, group.example.messages), strip_thinking(sibling.text)
+    )
     return Trajectory(
         token_ids=rollout.token_ids,
         trained_mask=(True,) * n,

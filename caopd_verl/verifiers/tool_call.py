@@ -59,8 +59,12 @@ class ToolCallVerifier:
         calls, malformed = find_calls(response, limit=1 if self.first_call_only else None)
         if not calls and not malformed:
             return Verdict(False, NO_ANSWER)
-        answer = json.dumps([{"Action": name, "Action_Input": value} for name, value in calls], ensure_ascii=False)
-        answer = answer.encode("utf-8", "backslashreplace").decode("utf-8")  # half an escaped emoji fits no file
+        answer = json.dumps(
+            [{"Action": name, "Action_Input": value} for name, value in calls], ensure_ascii=False
+        )
+        answer = answer.encode("utf-8", "backslashreplace").decode(
+            "utf-8"
+        )  # half an escaped emoji fits no file
         if malformed:
             return Verdict(False, MALFORMED, answer)
         if self.first_call_only:
@@ -111,7 +115,9 @@ def find_calls(response: str, *, limit: int | None = None) -> tuple[list[Call], 
 
 def render_calls(gold: str) -> str:
     """A gold answer as the text of a response (for demonstrations and tests). Raises `DataError` as `check_gold`."""
-    calls = [_gold_call(call, i, "gold answer") for i, call in enumerate(_gold_list(gold, "gold answer"))]
+    calls = [
+        _gold_call(call, i, "gold answer") for i, call in enumerate(_gold_list(gold, "gold answer"))
+    ]
     return "\n".join(f"Action: {name}\nAction Input: {value}" for name, value in calls)
 
 
@@ -122,12 +128,17 @@ def _read_object(text: str, position: int) -> tuple[str | None, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
         return _canonical(value), end
-    except (ValueError, RecursionError):  # broken JSON, a number of thousands of digits, thousands of levels
+    except (
+        ValueError,
+        RecursionError,
+    ):  # broken JSON, a number of thousands of digits, thousands of levels
         return None, start
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(_one_number_type(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        _one_number_type(value), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
 
 
 def _one_number_type(value: Any) -> Any:
@@ -157,8 +168,14 @@ def _gold_list(answer: str, where: str) -> list[Any]:
 
 
 def _gold_call(call: Any, index: int, where: str) -> Call:
-    if not isinstance(call, dict) or not isinstance(call.get("Action"), str) or "Action_Input" not in call:
-        raise _gold_error(f"call {index} of the gold answer lacks 'Action' or 'Action_Input'", where)
+    if (
+        not isinstance(call, dict)
+        or not isinstance(call.get("Action"), str)
+        or "Action_Input" not in call
+    ):
+        raise _gold_error(
+            f"call {index} of the gold answer lacks 'Action' or 'Action_Input'", where
+        )
     name = call["Action"].strip()
     if not name:
         raise _gold_error(f"call {index} of the gold answer has no name in 'Action'", where)

@@ -60,7 +60,9 @@ def loss_weights(rows: Sequence[Row], loss: LossConfig) -> list[torch.Tensor]:
         counts=count_loss_tokens(mask, only),
         include_masked_rows=loss.normalize_by == "all",
     )
-    return [weight[: len(row.trajectory.token_ids)] for row, weight in zip(rows, weights, strict=True)]
+    return [
+        weight[: len(row.trajectory.token_ids)] for row, weight in zip(rows, weights, strict=True)
+    ]
 
 
 def encode(rows: Sequence[Row], weights: Sequence[torch.Tensor]) -> TensorDict:
@@ -69,16 +71,27 @@ def encode(rows: Sequence[Row], weights: Sequence[torch.Tensor]) -> TensorDict:
     for row, weight in zip(rows, weights, strict=True):
         for name, tensor in _encode_row(row, weight).items():
             fields.setdefault(name, []).append(tensor)
-    nested = {name: torch.nested.as_nested_tensor(column, layout=torch.jagged) for name, column in fields.items()}
+    nested = {
+        name: torch.nested.as_nested_tensor(column, layout=torch.jagged)
+        for name, column in fields.items()
+    }
     return TensorDict(nested, batch_size=[len(rows)])
 
 
 def _encode_row(row: Row, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    trajectory, prompt, response = row.trajectory, list(row.prompt_ids), list(row.trajectory.token_ids)
+    trajectory, prompt, response = (
+        row.trajectory,
+        list(row.prompt_ids),
+        list(row.trajectory.token_ids),
+    )
     if row.n_trained == 0:
         # Nothing of this row is trained. It stays for the batch arithmetic of the ranks, at the cost of two tokens.
         prompt, response = prompt[-1:], response[:1]
-    teacher_prompt = prompt if row.teacher_prompt_ids is None or row.n_trained == 0 else list(row.teacher_prompt_ids)
+    teacher_prompt = (
+        prompt
+        if row.teacher_prompt_ids is None or row.n_trained == 0
+        else list(row.teacher_prompt_ids)
+    )
     n = len(response)
     log_probs = torch.zeros(n)
     known = min(n, trajectory.n_kept, len(row.rollout_log_probs))
@@ -104,7 +117,8 @@ def put(rows: Sequence[Row], fields: TensorDict, global_step: int) -> KVBatchMet
     own = fields["input_ids"].offsets().diff().tolist()
     teacher = fields["teacher_input_ids"].offsets().diff().tolist()  # costs a forward pass as well
     tags = [
-        {"seq_len": a + b, "global_steps": global_step, "status": "success"} for a, b in zip(own, teacher, strict=True)
+        {"seq_len": a + b, "global_steps": global_step, "status": "success"}
+        for a, b in zip(own, teacher, strict=True)
     ]
     tq.kv_batch_put(keys=keys, partition_id=PARTITION, fields=fields, tags=tags)
     return KVBatchMeta(partition_id=PARTITION, keys=keys, tags=tags)

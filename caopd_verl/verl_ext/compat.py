@@ -36,12 +36,19 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
         "PPOTrainer._save_checkpoint": "writes the dataloader state and latest_checkpointed_iteration.txt",
         "register_trainer": "our trainer_mode",
     },
-    "verl.trainer.ppo.v1.trainer_sync": {"PPOTrainerSync": "weight sync and sleep of the colocated servers"},
+    "verl.trainer.ppo.v1.trainer_sync": {
+        "PPOTrainerSync": "weight sync and sleep of the colocated servers"
+    },
     "verl.trainer.ppo.v1": {"get_trainer_cls": "trainer by trainer_mode"},
     "verl.trainer.main_ppo": {"run_ppo": "starts Ray and the task runner"},
-    "verl.trainer.ppo.utils": {"Role": "role actor_rollout_ref: a second FSDP module beside the actor"},
+    "verl.trainer.ppo.utils": {
+        "Role": "role actor_rollout_ref: a second FSDP module beside the actor"
+    },
     "verl.single_controller.ray": {"ResourcePoolManager": "logical devices of the workers"},
-    "verl.single_controller.base.decorator": {"register": "remote worker methods", "Dispatch": "their dispatch mode"},
+    "verl.single_controller.base.decorator": {
+        "register": "remote worker methods",
+        "Dispatch": "their dispatch mode",
+    },
     "verl.workers.engine_workers": {
         "ActorRolloutRefWorker.init_model": "builds teacher (ref), student (actor) and the rollout adapter",
         "ActorRolloutRefWorker.actor_worker_cls": "our StudentWorker takes its place",
@@ -57,7 +64,9 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
         "FSDPEngineWithLMHead._build_fsdp_module": "FSDP2 wrapping of the teacher",
         "FSDPEngineWithLMHead.forward_backward_batch": "the global loss denominator is added here",
     },
-    "verl.workers.rollout.replica": {"RolloutReplicaRegistry": "a vLLM replica that answers whole groups"},
+    "verl.workers.rollout.replica": {
+        "RolloutReplicaRegistry": "a vLLM replica that answers whole groups"
+    },
     "verl.workers.rollout.vllm_rollout.vllm_async_server": {
         "vLLMHttpServer": "base of the server with generate_groups",
         "vLLMReplica": "launches it",
@@ -65,9 +74,19 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
     "verl.workers.rollout.vllm_rollout.utils": {
         "vLLMColocateWorkerExtension._get_zmq_handle": "reads VERL_RAY_JOB_ID, which we make unique among runs",
     },
-    "verl.plugin.platform": {"PlatformRegistry": "the cpu platform", "PlatformBase": "its base class"},
-    "verl.utils.tensordict_utils": {"assign_non_tensor": "scalars beside tensors", "get_non_tensor_data": "same"},
-    "transfer_queue": {"kv_batch_put": "rows to the workers", "kv_clear": "and away", "KVBatchMeta": "their handle"},
+    "verl.plugin.platform": {
+        "PlatformRegistry": "the cpu platform",
+        "PlatformBase": "its base class",
+    },
+    "verl.utils.tensordict_utils": {
+        "assign_non_tensor": "scalars beside tensors",
+        "get_non_tensor_data": "same",
+    },
+    "transfer_queue": {
+        "kv_batch_put": "rows to the workers",
+        "kv_clear": "and away",
+        "KVBatchMeta": "their handle",
+    },
 }
 
 
@@ -138,7 +157,11 @@ def ensure_vllm_metadata() -> None:
     shim = Path(tempfile.gettempdir()) / f"caopd_vllm_metadata_{os.getuid()}_{cpu_version}"
     info = shim / f"vllm-{cpu_version}+cpu.dist-info"
     info.mkdir(parents=True, exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {cpu_version}+cpu\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {cpu_version}+cpu\n"
+    )
     sys.path.append(str(shim))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(shim)]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [os.environ.get("PYTHONPATH"), str(shim)])
+    )
     importlib.invalidate_caches()

@@ -17,7 +17,9 @@ def stop_ids_of(model_path: str, tokenizer: Any, *, trust_remote_code: bool) -> 
     try:
         eos = GenerationConfig.from_pretrained(model_path).eos_token_id
     except OSError:  # no generation_config.json
-        eos = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code).eos_token_id
+        eos = AutoConfig.from_pretrained(
+            model_path, trust_remote_code=trust_remote_code
+        ).eos_token_id
     found = {tokenizer.eos_token_id, *(eos if isinstance(eos, (list, tuple)) else (eos,))}
     return tuple(sorted(found - {None}))
 
@@ -27,7 +29,11 @@ def example_of(row: Any) -> Example:
 
     def get(key: str) -> Any:
         value = row[key]
-        return value.data if hasattr(value, "data") and not isinstance(value, (dict, list, str)) else value
+        return (
+            value.data
+            if hasattr(value, "data") and not isinstance(value, (dict, list, str))
+            else value
+        )
 
     info = get("extra_info")
     return Example(

@@ -46,7 +46,9 @@ class CaopdEngine(FSDPEngineWithLMHead):
     step_taken = False
 
     def _build_module(self) -> torch.nn.Module:
-        self.model_config.model_type = "language_model"  # the only other name that stock code loads is value_model
+        self.model_config.model_type = (
+            "language_model"  # the only other name that stock code loads is value_model
+        )
         try:
             return super()._build_module()
         finally:
@@ -86,15 +88,24 @@ class CaopdEngine(FSDPEngineWithLMHead):
         micro = TensorDict(
             {
                 "input_ids": input_ids,
-                "position_ids": torch.nested.nested_tensor_from_jagged(positions, input_ids.offsets()),
+                "position_ids": torch.nested.nested_tensor_from_jagged(
+                    positions, input_ids.offsets()
+                ),
             },
             batch_size=[len(lengths)],
         )
-        switches = {key: tu.get_non_tensor_data(data, key, None) for key in ("use_remove_padding", "temperature")}
+        switches = {
+            key: tu.get_non_tensor_data(data, key, None)
+            for key in ("use_remove_padding", "temperature")
+        }
         tu.assign_non_tensor(micro, use_fused_kernels=False, **switches)
         inputs, _ = self.prepare_model_inputs(micro)
         dtype = self._autocast_dtype
-        autocast = nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype=dtype)
+        autocast = (
+            nullcontext()
+            if dtype == torch.float32
+            else torch.autocast(get_device_name(), dtype=dtype)
+        )
         with autocast:
             logits = self.module(**inputs, use_cache=False).logits
         index = response_positions(input_ids.offsets(), response_lengths)

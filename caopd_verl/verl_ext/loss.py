@@ -25,7 +25,14 @@ from caopd_verl.core import divergence
 from caopd_verl.verl_ext.engine import CaopdEngine, response_positions
 
 N_MINI_BATCHES = "n_mini_batches"
-_PER_TOKEN = ("divergence", "student_log_probs", "teacher_log_probs", "student_entropy", "teacher_entropy", "topk_mass")
+_PER_TOKEN = (
+    "divergence",
+    "student_log_probs",
+    "teacher_log_probs",
+    "student_entropy",
+    "teacher_entropy",
+    "topk_mass",
+)
 
 
 class CaopdLoss:
@@ -40,7 +47,9 @@ class CaopdLoss:
         self.config = config
         self.teacher = teacher
 
-    def __call__(self, *, data: TensorDict, student_logits=None, model_output=None, dp_group=None) -> Any:
+    def __call__(
+        self, *, data: TensorDict, student_logits=None, model_output=None, dp_group=None
+    ) -> Any:
         if student_logits is not None:
             return self.per_token(student_logits, data)
         return self.reduce(model_output, data)
@@ -76,11 +85,15 @@ class CaopdLoss:
         values = {"divergence": loss, **readings}
         total = student_logits.shape[1]
         return {
-            name: torch.zeros(total, device=loss.device).index_put((index,), values[name].float()).unsqueeze(0)
+            name: torch.zeros(total, device=loss.device)
+            .index_put((index,), values[name].float())
+            .unsqueeze(0)
             for name in _PER_TOKEN
         }
 
-    def reduce(self, model_output: dict[str, Any], data: TensorDict) -> tuple[torch.Tensor, dict[str, Metric]]:
+    def reduce(
+        self, model_output: dict[str, Any], data: TensorDict
+    ) -> tuple[torch.Tensor, dict[str, Metric]]:
         """Weighted sum of the micro-batch over the global denominator, and sums for the logged means."""
         lengths = data["responses"].offsets().diff()
         index = response_positions(data["input_ids"].offsets(), lengths)
@@ -90,14 +103,20 @@ class CaopdLoss:
         old = data["old_log_probs"].values() if "old_log_probs" in data.keys() else student  # noqa: SIM118 (no `in`)
         weight = weight * divergence.importance_weights(student, old, clip=self.config.loss.is_clip)
         kept = data["kept_mask"].values().bool()
-        tis = divergence.tis_weights(old, data["rollout_log_probs"].values(), kept, clip=self.config.loss.tis_clip)
+        tis = divergence.tis_weights(
+            old, data["rollout_log_probs"].values(), kept, clip=self.config.loss.tis_clip
+        )
         # FSDP averages gradients over ranks
-        scale = tu.get_non_tensor_data(data, "dp_size", None) * tu.get_non_tensor_data(data, N_MINI_BATCHES, None)
+        scale = tu.get_non_tensor_data(data, "dp_size", None) * tu.get_non_tensor_data(
+            data, N_MINI_BATCHES, None
+        )
         weight = weight * tis * scale
         loss = (weight * token["divergence"]).sum()
         return loss, self._metrics(token, data, weight, tis)
 
-    def _metrics(self, token: dict, data: TensorDict, weight: torch.Tensor, tis: torch.Tensor) -> dict[str, Metric]:
+    def _metrics(
+        self, token: dict, data: TensorDict, weight: torch.Tensor, tis: torch.Tensor
+    ) -> dict[str, Metric]:
         trained = data["loss_weight"].values() > 0
         confidence = data["confidence_mask"].values().bool()
         parts = {"reasoning": trained & ~confidence, "confidence": trained & confidence}

@@ -11,7 +11,9 @@ from caopd_verl.core.confidence import parse
 from caopd_verl.verifiers import get_verifier
 
 
-def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any]) -> dict[str, Any]:
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any]
+) -> dict[str, Any]:
     """1.0 for a correct response, else 0.0, judged by the verifier that the row names.
 
     Returns:
@@ -20,4 +22,9 @@ def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_
     verdict = get_verifier(extra_info["verifier"])(solution_str, ground_truth)
     stated = parse(solution_str)
     score = float(verdict.correct)
-    return {"score": score, "acc": score, "confidence": stated.value, "format": float(stated.value is not None)}
+    return {
+        "score": score,
+        "acc": score,
+        "confidence": stated.value,
+        "format": float(stated.value is not None),
+    }

@@ -27,7 +27,16 @@ class GroupRollouts:
         prompts_per_request: prompts in one call to a server.
     """
 
-    def __init__(self, servers, tokenizer, verifiers: dict[str, Verifier], *, eot_id, chat_kwargs, prompts_per_request):
+    def __init__(
+        self,
+        servers,
+        tokenizer,
+        verifiers: dict[str, Verifier],
+        *,
+        eot_id,
+        chat_kwargs,
+        prompts_per_request,
+    ):
         self.servers = list(servers)
         self.tokenizer = tokenizer
         self.verifiers = verifiers
@@ -43,7 +52,13 @@ class GroupRollouts:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def sample(
-        self, examples: Sequence[Example], uids: Sequence[str], *, n: int, sampling: dict[str, Any], seed: int | None
+        self,
+        examples: Sequence[Example],
+        uids: Sequence[str],
+        *,
+        n: int,
+        sampling: dict[str, Any],
+        seed: int | None,
     ) -> list[RolloutGroup]:
         """n verified rollouts for each example.
 
@@ -61,11 +76,17 @@ class GroupRollouts:
         for call, start in enumerate(range(0, len(prompts), size)):
             chunk = prompts[start : start + size]
             # n samples of one prompt take the seeds seed .. seed + n - 1 in vLLM
-            seeds = None if seed is None else [(seed + (start + i) * n) % 2**31 for i in range(len(chunk))]
+            seeds = (
+                None
+                if seed is None
+                else [(seed + (start + i) * n) % 2**31 for i in range(len(chunk))]
+            )
             server = self.servers[call % len(self.servers)]
             futures.append(server.generate_groups.remote(chunk, sampling, n, seeds))
         samples = [group for chunk in ray.get(futures) for group in chunk]
-        texts = self.tokenizer.batch_decode([s.token_ids for group in samples for s in group], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(
+            [s.token_ids for group in samples for s in group], skip_special_tokens=True
+        )
         groups, position = [], 0
         for example, uid, ids, group in zip(examples, uids, prompts, samples, strict=True):
             verify = self.verifiers[example.verifier]
@@ -87,7 +108,9 @@ class GroupRollouts:
         """At most `prompts_per_request`, and few enough that every server gets a call."""
         return max(1, min(self.prompts_per_request, -(-n // len(self.servers))))
 
-    def next_token_log_probs(self, prefixes: list[list[int]], token_ids: list[int]) -> list[dict[int, float]]:
+    def next_token_log_probs(
+        self, prefixes: list[list[int]], token_ids: list[int]
+    ) -> list[dict[int, float]]:
         """Log-probs of `token_ids` after each prefix; prefixes of one response go to one server (its cache)."""
         size = max(1, -(-len(prefixes) // len(self.servers)))
         chunks = [prefixes[i : i + size] for i in range(0, len(prefixes), size)]
@@ -127,5 +150,7 @@ def read_groups(folder: str, step: int) -> list[RolloutGroup]:
             )
             for r in row["rollouts"]
         )
-        groups.append(RolloutGroup(row["uid"], Example(**row["example"]), tuple(row["prompt_ids"]), rollouts))
+        groups.append(
+            RolloutGroup(row["uid"], Example(**row["example"]), tuple(row["prompt_ids"]), rollouts)
+        )
     return groups

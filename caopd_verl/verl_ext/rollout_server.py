@@ -56,14 +56,22 @@ class GroupServer(vLLMHttpServer):
         async def one(index: int) -> list[Sample]:
             seed = None if seeds is None else seeds[index]
             params = SamplingParams(
-                n=n, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False, **sampling
+                n=n,
+                seed=seed,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                detokenize=False,
+                **sampling,
             )
             final = await self._final(prompts[index], params)
-            return [_sample(output) for output in sorted(final.outputs, key=lambda output: output.index)]
+            return [
+                _sample(output) for output in sorted(final.outputs, key=lambda output: output.index)
+            ]
 
         return list(await asyncio.gather(*[one(i) for i in range(len(prompts))]))
 
-    async def next_token_log_probs(self, prefixes: list[list[int]], token_ids: list[int]) -> list[dict[int, float]]:
+    async def next_token_log_probs(
+        self, prefixes: list[list[int]], token_ids: list[int]
+    ) -> list[dict[int, float]]:
         """Log-probabilities (nats, temperature 1) of `token_ids` as the token after each prefix.
 
         One-token requests: with prefix caching a continuation of a cached prefix costs one decoding step.
@@ -78,21 +86,31 @@ class GroupServer(vLLMHttpServer):
         finals = await asyncio.gather(*[self._final(prefix, params) for prefix in prefixes])
         wanted = set(token_ids)
         return [
-            {token: entry.logprob for token, entry in final.outputs[0].logprobs[0].items() if token in wanted}
+            {
+                token: entry.logprob
+                for token, entry in final.outputs[0].logprobs[0].items()
+                if token in wanted
+            }
             for final in finals
         ]
 
     async def _final(self, prompt_ids: list[int], params: SamplingParams):
         final = None
         prompt = TokensPrompt(prompt_token_ids=prompt_ids)
-        async for output in self.engine.generate(prompt=prompt, sampling_params=params, request_id=uuid4().hex):
+        async for output in self.engine.generate(
+            prompt=prompt, sampling_params=params, request_id=uuid4().hex
+        ):
             final = output
         return final
 
 
 def _sample(output: Any) -> Sample:
     ids = list(output.token_ids)
-    log_probs = [] if output.logprobs is None else [step[ids[i]].logprob for i, step in enumerate(output.logprobs)]
+    log_probs = (
+        []
+        if output.logprobs is None
+        else [step[ids[i]].logprob for i, step in enumerate(output.logprobs)]
+    )
     return Sample(ids, log_probs, truncated=output.finish_reason == "length")
 
 

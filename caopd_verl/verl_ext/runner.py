@@ -28,7 +28,9 @@ CPU_ENV = {
 def prepare_environment(config: DictConfig) -> None:
     """Environment of this process and, through Ray, of all others; before verl or vLLM is imported."""
     # verl warns about every engine that is not installed, in every process
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning,ignore::FutureWarning,ignore::DeprecationWarning")
+    os.environ.setdefault(
+        "PYTHONWARNINGS", "ignore::UserWarning,ignore::FutureWarning,ignore::DeprecationWarning"
+    )
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if config.trainer.device == "cpu":
         for key, value in CPU_ENV.items():

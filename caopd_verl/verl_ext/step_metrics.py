@@ -116,11 +116,24 @@ def training_line(step: int, last: int, metrics: dict[str, float]) -> str:
 
 def validation_line(step: int, metrics: dict[str, float]) -> str:
     """The validation metrics as a small table for the console, one line a readout and source."""
-    names = ("n", "acc", "mean_conf", "ece", "brier", "ocg", "spr", "auroc", "tie_rate", "format_adherence")
+    names = (
+        "n",
+        "acc",
+        "mean_conf",
+        "ece",
+        "brier",
+        "ocg",
+        "spr",
+        "auroc",
+        "tie_rate",
+        "format_adherence",
+    )
     tables = sorted({key.rsplit("/", 1)[0] for key in metrics if key.count("/") == 3})
     lines = [f"validation at step {step}"]
     for table in tables:
         values = [(name, metrics.get(f"{table}/{name}")) for name in names]
-        shown = [f"{name} {'undefined' if value is None else f'{value:.4g}'}" for name, value in values]
+        shown = [
+            f"{name} {'undefined' if value is None else f'{value:.4g}'}" for name, value in values
+        ]
         lines.append(f"  {table.removeprefix('val/')}: " + "  ".join(shown))
     return "\n".join(lines)

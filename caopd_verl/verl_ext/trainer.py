@@ -67,7 +67,9 @@ class CaopdTrainer(PPOTrainerSync):
         self.role_worker_mapping = {Role.ActorRolloutRef: ray.remote(CaopdWorker)}
         self.mapping = {Role.ActorRolloutRef: "global_pool", Role.RewardModel: "global_pool"}
         pool = {"global_pool": [self.config.trainer.n_gpus_per_node] * self.config.trainer.nnodes}
-        self.resource_pool_manager = ResourcePoolManager(resource_pool_spec=pool, mapping=self.mapping)
+        self.resource_pool_manager = ResourcePoolManager(
+            resource_pool_spec=pool, mapping=self.mapping
+        )
 
     def _setup(self) -> None:
         with open_dict(self.config):
@@ -86,7 +88,9 @@ class CaopdTrainer(PPOTrainerSync):
         self.chat_kwargs = dict(self.config.data.apply_chat_template_kwargs or {})
         limit = self.config.data.max_response_length
         model = self.config.actor_rollout_ref.model
-        stop_ids = stop_ids_of(model.path, self.tokenizer, trust_remote_code=model.trust_remote_code)
+        stop_ids = stop_ids_of(
+            model.path, self.tokenizer, trust_remote_code=model.trust_remote_code
+        )
         self.setting = Setting(self.caopd, self.tokenizer, self.eot_id, limit, stop_ids)
         self.rollouts = GroupRollouts(
             self.llm_server_manager.server_handles,
@@ -116,7 +120,11 @@ class CaopdTrainer(PPOTrainerSync):
         if not any(row.n_trained for row in rows):
             return self._empty_step(metrics)
         with marked_timer("put", timing_raw):
-            batch = codec.put(rows, codec.encode(rows, codec.loss_weights(rows, self.caopd.loss)), self.global_steps)
+            batch = codec.put(
+                rows,
+                codec.encode(rows, codec.loss_weights(rows, self.caopd.loss)),
+                self.global_steps,
+            )
             batch = self._balance_batch(batch, metrics=metrics)
         if self._mini_batches * self.config.actor_rollout_ref.actor.ppo_epochs > 1:
             with marked_timer("old_log_prob", timing_raw):
@@ -140,7 +148,9 @@ class CaopdTrainer(PPOTrainerSync):
             "logprobs": 0,  # of the sampled token only
         }
         uids = [f"{self.global_steps}-{i}" for i in range(len(examples))]
-        groups = self.rollouts.sample(examples, uids, n=rollout.n, sampling=sampling, seed=self._seed("train"))
+        groups = self.rollouts.sample(
+            examples, uids, n=rollout.n, sampling=sampling, seed=self._seed("train")
+        )
         if self.caopd.rollout.record_path:
             write_groups(groups, self.caopd.rollout.record_path, self.global_steps)
         return groups
@@ -150,14 +160,19 @@ class CaopdTrainer(PPOTrainerSync):
             return None
         base = int(self.config.data.seed or 0)
         stream = {"train": 0, "val": 1}[purpose]
-        return int(np.random.SeedSequence([base, stream, self.global_steps]).generate_state(1)[0]) % 2**31
+        return (
+            int(np.random.SeedSequence([base, stream, self.global_steps]).generate_state(1)[0])
+            % 2**31
+        )
 
     def _target(self, group: RolloutGroup) -> Target:
         setting = self.caopd.target
         return compute_target(
             [rollout.verdict.correct for rollout in group.rollouts],
             leave_one_out=setting.leave_one_out,
-            shrinkage=None if setting.shrinkage is None else (setting.shrinkage[0], setting.shrinkage[1]),
+            shrinkage=None
+            if setting.shrinkage is None
+            else (setting.shrinkage[0], setting.shrinkage[1]),
         )
 
     def _rows(self, groups: list[RolloutGroup], targets: list[Target]) -> list[codec.Row]:
@@ -167,7 +182,9 @@ class CaopdTrainer(PPOTrainerSync):
                 key=f"{group.uid}_{index}_0",
                 prompt_ids=group.prompt_ids,
                 trajectory=trajectory,
-                teacher_prompt_ids=None if trajectory.context is None else self._teacher_prompt(trajectory.context),
+                teacher_prompt_ids=None
+                if trajectory.context is None
+                else self._teacher_prompt(trajectory.context),
                 rollout_log_probs=rollout.log_probs,
             )
             for group, target in zip(groups, targets, strict=True)
@@ -208,18 +225,27 @@ class CaopdTrainer(PPOTrainerSync):
     @property
     def _mini_batches(self) -> int:
         """Into how many mini-batches each pass over the step's rows is split; each of them has a share of the loss."""
-        return self.config.data.train_batch_size // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
+        return (
+            self.config.data.train_batch_size
+            // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
+        )
 
     def _put_old_log_probs(self, batch: KVBatchMeta) -> None:
         """Log-probs before the step's first update, on the revised sequences (T19)."""
         temperature = self.config.actor_rollout_ref.rollout.temperature
-        batch.extra_info.update(calculate_entropy=False, compute_loss=False, temperature=temperature)
+        batch.extra_info.update(
+            calculate_entropy=False, compute_loss=False, temperature=temperature
+        )
         self.actor_rollout_wg.compute_log_prob(batch)
         data = tq.kv_batch_get(
-            keys=batch.keys, partition_id=batch.partition_id, select_fields=["log_probs", "response_mask"]
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["log_probs", "response_mask"],
         )
         data["old_log_probs"] = response_from_nested(data.pop("log_probs"), data["response_mask"])
-        tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs"))
+        tq.kv_batch_put(
+            keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs")
+        )
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
@@ -255,12 +281,16 @@ class CaopdTrainer(PPOTrainerSync):
         }
         uids = [uuid4().hex for _ in examples]
         n = rollout.val_kwargs.n
-        groups = self.rollouts.sample(examples, uids, n=n, sampling=sampling, seed=self._seed("val"))
+        groups = self.rollouts.sample(
+            examples, uids, n=n, sampling=sampling, seed=self._seed("val")
+        )
         rows = validation.rows_of(groups)
         if self.caopd.evaluation.expected:
             decoding = Decoding(sampling["temperature"], sampling["top_p"], sampling["top_k"])
             validation.add_expected(rows, groups, self.rollouts, decoding)
-        validation.write_rows(rows, self.folder / "validation" / f"step_{self.global_steps:06d}.jsonl")
+        validation.write_rows(
+            rows, self.folder / "validation" / f"step_{self.global_steps:06d}.jsonl"
+        )
         self.last_validation = (self.global_steps, rows)
         metrics = validation.flat_metrics(rows, self.caopd.evaluation)
         if not self._stepping:  # before the first step there is no training record to join
@@ -276,11 +306,16 @@ class CaopdTrainer(PPOTrainerSync):
         tokens = metrics.get("rollout/tokens", 0)
         metrics["perf/rollout_tokens_per_s"] = tokens / timing_raw["gen"]
         self._journal(global_steps, metrics)
-        print(step_metrics.training_line(global_steps, self.total_training_steps, metrics), flush=True)
+        print(
+            step_metrics.training_line(global_steps, self.total_training_steps, metrics), flush=True
+        )
 
     def _journal(self, step: int, metrics: dict) -> None:
         with (self.folder / "metrics.jsonl").open("a") as file:
-            plain = {key: value.item() if hasattr(value, "item") else value for key, value in metrics.items()}
+            plain = {
+                key: value.item() if hasattr(value, "item") else value
+                for key, value in metrics.items()
+            }
             file.write(json.dumps({"step": step, **plain}) + "\n")
 
     def write_report(self) -> None:

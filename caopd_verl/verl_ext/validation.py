@@ -16,9 +16,15 @@ from caopd_verl.evaluation.plots import confidence_histogram, reliability_diagra
 from caopd_verl.types import RolloutGroup
 from caopd_verl.verl_ext.rollout import GroupRollouts
 
-READOUTS = {"stated": "confidence", "expected": "expected_confidence", "expected_t1": "expected_t1_confidence"}
+READOUTS = {
+    "stated": "confidence",
+    "expected": "expected_confidence",
+    "expected_t1": "expected_t1_confidence",
+}
 PLOTTED = ("stated", "expected")
-READ_AT_ONCE = 4096  # sequences of one readout call, each as long as its response: they travel through Ray
+READ_AT_ONCE = (
+    4096  # sequences of one readout call, each as long as its response: they travel through Ray
+)
 
 
 def rows_of(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
@@ -49,7 +55,10 @@ def rows_of(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
 
 
 def add_expected(
-    rows: list[dict[str, Any]], groups: Sequence[RolloutGroup], rollouts: GroupRollouts, decoding: Decoding
+    rows: list[dict[str, Any]],
+    groups: Sequence[RolloutGroup],
+    rollouts: GroupRollouts,
+    decoding: Decoding,
 ) -> None:
     """Add `expected_confidence` (mean over the strings 0.00 .. 1.00 as decoding draws them), `expected_t1_confidence`
     (at temperature 1), `expected_mass`, and a reason where they are absent.
@@ -65,7 +74,9 @@ def add_expected(
     cache: dict = {}
     wanted: set[int] = set()
     for prefix, lead in zip(prefixes, leads, strict=True):
-        wanted.update(t for s in string_tokens(prefix, tokenizer=tokenizer, lead=lead, cache=cache) for t in s)
+        wanted.update(
+            t for s in string_tokens(prefix, tokenizer=tokenizer, lead=lead, cache=cache) for t in s
+        )
     token_ids = sorted(wanted)
     values = expected_confidences(
         lambda sequences: rollouts.next_token_log_probs(sequences, token_ids),
@@ -77,17 +88,28 @@ def add_expected(
     )
     for row, place in zip(rows, found, strict=True):
         row.update(
-            expected_confidence=None, expected_t1_confidence=None, expected_mass=None, expected_reason=place.reason
+            expected_confidence=None,
+            expected_t1_confidence=None,
+            expected_mass=None,
+            expected_reason=place.reason,
         )
     for i, value in zip(readable, values, strict=True):
-        rows[i].update(expected_confidence=value.value, expected_t1_confidence=value.value_t1, expected_mass=value.mass)
+        rows[i].update(
+            expected_confidence=value.value,
+            expected_t1_confidence=value.value_t1,
+            expected_mass=value.mass,
+        )
 
 
-def summarize(rows: Sequence[dict[str, Any]], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+def summarize(
+    rows: Sequence[dict[str, Any]], config: EvaluationConfig
+) -> dict[str, dict[str, Any]]:
     """Metrics of each readout that the rows carry: `{"stated": {...}, "expected": {...}}`."""
     correct = [row["correct"] for row in rows]
     return {
-        name: calibration_metrics([row[key] for row in rows], correct, n_bins=config.n_bins, missing=config.missing)
+        name: calibration_metrics(
+            [row[key] for row in rows], correct, n_bins=config.n_bins, missing=config.missing
+        )
         for name, key in READOUTS.items()
         if rows and key in rows[0]
     }
@@ -99,7 +121,9 @@ def flat_metrics(rows: Sequence[dict[str, Any]], config: EvaluationConfig) -> di
     for source in sorted({row["source"] for row in rows}):
         own = [row for row in rows if row["source"] == source]
         for readout, metrics in summarize(own, config).items():
-            flat.update({f"val/{source}/{readout}/{k}": v for k, v in metrics.items() if v is not None})
+            flat.update(
+                {f"val/{source}/{readout}/{k}": v for k, v in metrics.items() if v is not None}
+            )
         flat[f"val/{source}/truncated"] = sum(row["truncated"] for row in own) / len(own)
         flat[f"val/{source}/response_tokens"] = sum(row["n_tokens"] for row in own) / len(own)
     return flat
@@ -108,7 +132,9 @@ def flat_metrics(rows: Sequence[dict[str, Any]], config: EvaluationConfig) -> di
 def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """JSONL, one response a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def write_report(
@@ -116,7 +142,13 @@ def write_report(
 ) -> None:
     """`metrics.json`, reliability diagram and confidence histogram of a run's last validation."""
     summary = summarize(rows, config)
-    content = {"name": name, "step": step, "missing": config.missing, "n_bins": config.n_bins, **summary}
+    content = {
+        "name": name,
+        "step": step,
+        "missing": config.missing,
+        "n_bins": config.n_bins,
+        **summary,
+    }
     (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n")
     correct = [row["correct"] for row in rows]
     groups = [row["id"] for row in rows]
@@ -127,5 +159,9 @@ def write_report(
             continue
         title, label = f"{name}, step {step}", f"{readout.capitalize()} confidence"
         path = folder / f"reliability_{readout}.png"
-        reliability_diagram(values, correct, path, title=title, n_bins=config.n_bins, groups=groups, readout=label)
-        confidence_histogram(values, correct, folder / f"confidence_{readout}.png", title=title, readout=label)
+        reliability_diagram(
+            values, correct, path, title=title, n_bins=config.n_bins, groups=groups, readout=label
+        )
+        confidence_histogram(
+            values, correct, folder / f"confidence_{readout}.png", title=title, readout=label
+        )

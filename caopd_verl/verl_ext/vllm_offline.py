@@ -41,7 +41,9 @@ class VllmBackend:
         from vllm.platforms import current_platform
 
         self.sampling, self.local = sampling, local
-        options: dict[str, Any] = {} if local.max_model_len is None else {"max_model_len": local.max_model_len}
+        options: dict[str, Any] = (
+            {} if local.max_model_len is None else {"max_model_len": local.max_model_len}
+        )
         if current_platform.is_cpu():
             options["block_size"] = CPU_BLOCK
         try:
@@ -75,7 +77,11 @@ class VllmBackend:
 
     def report(self) -> dict[str, Any]:
         """Where the time went, in seconds."""
-        return {"generate_s": self.generate_s, "readout_s": self.readout_s, "p_true_s": self.p_true_s}
+        return {
+            "generate_s": self.generate_s,
+            "readout_s": self.readout_s,
+            "p_true_s": self.p_true_s,
+        }
 
     def generate(self, jobs: Sequence[Job]) -> list[Generation]:
         """One response for each job."""
@@ -95,7 +101,9 @@ class VllmBackend:
             )
             for job in jobs
         ]
-        results = self.engine.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False)
+        results = self.engine.generate(
+            [TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False
+        )
         outputs = [result.outputs[0] for result in results]
         spent = time.monotonic() - start
         self.generate_s += spent
@@ -121,7 +129,9 @@ class VllmBackend:
             )
         ]
 
-    def read(self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[Readout]:
+    def read(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> list[Readout]:
         """The exact expected confidence of each response (token ids)."""
         if not self.local.expected:
             return [Readout(reason=NOT_ASKED)] * len(prompts)
@@ -152,8 +162,13 @@ class VllmBackend:
             return [P_TRUE_NOT_ASKED] * len(chats)
         words = word_tokens(self.tokenizer)
         room = self.engine.model_config.max_model_len - max(map(len, words))
-        questions = [follow_up(chat, response) for chat, response in zip(chats, responses, strict=True)]
-        prefixes = [None if question is None else encode_chat(self.tokenizer, question) for question in questions]
+        questions = [
+            follow_up(chat, response) for chat, response in zip(chats, responses, strict=True)
+        ]
+        prefixes = [
+            None if question is None else encode_chat(self.tokenizer, question)
+            for question in questions
+        ]
         readouts = [Readout(reason=NO_ANSWER if ids is None else TOO_LONG) for ids in prefixes]
         readable = [i for i, ids in enumerate(prefixes) if ids is not None and len(ids) <= room]
         wanted = sorted({token for word in words for token in word})
@@ -170,9 +185,16 @@ class VllmBackend:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        params = SamplingParams(max_tokens=1, temperature=1.0, logprob_token_ids=wanted, detokenize=False)
-        results = self.engine.generate([TokensPrompt(prompt_token_ids=s) for s in sequences], params, use_tqdm=False)
-        return [{token: entry.logprob for token, entry in result.outputs[0].logprobs[0].items()} for result in results]
+        params = SamplingParams(
+            max_tokens=1, temperature=1.0, logprob_token_ids=wanted, detokenize=False
+        )
+        results = self.engine.generate(
+            [TokensPrompt(prompt_token_ids=s) for s in sequences], params, use_tqdm=False
+        )
+        return [
+            {token: entry.logprob for token, entry in result.outputs[0].logprobs[0].items()}
+            for result in results
+        ]
 
 
 def encode_chat(tokenizer: Any, messages: Messages) -> list[int]:

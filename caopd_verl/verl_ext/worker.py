@@ -39,7 +39,9 @@ class StudentWorker(TrainingWorker):
         output = super().train_batch(data)
         distance = 0.0
         if self.engine.step_taken:
-            distance = ema_update(self.teacher.engine.local_state(), self.engine.local_state(), rate=self.ema_rate)
+            distance = ema_update(
+                self.teacher.engine.local_state(), self.engine.local_state(), rate=self.ema_rate
+            )
         if output is not None:
             metrics = tu.get(output, "metrics")
             metrics["ema/distance"] = distance
@@ -53,7 +55,9 @@ class CaopdWorker(ActorRolloutRefWorker):
     actor_worker_cls = StudentWorker
 
     def __init__(self, config: Any, role: str, **kwargs: Any):
-        self.caopd = cast(CaopdConfig, OmegaConf.to_object(config.caopd))  # put there by CaopdTrainer._setup
+        self.caopd = cast(
+            CaopdConfig, OmegaConf.to_object(config.caopd)
+        )  # put there by CaopdTrainer._setup
         super().__init__(config, role, **kwargs)
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
@@ -83,13 +87,20 @@ class CaopdWorker(ActorRolloutRefWorker):
         self.actor.set_loss_fn(CaopdLoss(self.caopd, self.ref.engine))
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
-    def save_checkpoint(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None) -> None:
+    def save_checkpoint(
+        self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None
+    ) -> None:
         super().save_checkpoint(local_path, hdfs_path, global_step, max_ckpt_to_keep)
         path = self._teacher_path(local_path)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        shards = {name: _local(tensor).detach().cpu() for name, tensor in self.ref.engine.local_state().items()}
+        shards = {
+            name: _local(tensor).detach().cpu()
+            for name, tensor in self.ref.engine.local_state().items()
+        }
         torch.save(shards, path + ".tmp")
-        os.replace(path + ".tmp", path)  # a kill while writing leaves no half file under the name that is loaded
+        os.replace(
+            path + ".tmp", path
+        )  # a kill while writing leaves no half file under the name that is loaded
         torch.distributed.barrier()
         if self.rank == 0:
             prune_teachers(local_path)
@@ -109,7 +120,10 @@ class CaopdWorker(ActorRolloutRefWorker):
         state = self.ref.engine.local_state()
         if saved.keys() != state.keys():
             odd = sorted(saved.keys() ^ state.keys())[:5]
-            raise ConfigError(f"{path} holds another model's teacher, it differs in {odd}", where="trainer.resume_mode")
+            raise ConfigError(
+                f"{path} holds another model's teacher, it differs in {odd}",
+                where="trainer.resume_mode",
+            )
         with torch.no_grad():
             for name, tensor in state.items():
                 _local(tensor).copy_(saved[name])

@@ -11,4 +11,8 @@ collect_ignore = [file for file, modules in _missing.items() if modules]
 
 
 def pytest_report_header(config):
-    return [f"not collected: {file} needs {', '.join(modules)}" for file, modules in _missing.items() if modules]
+    return [
+        f"not collected: {file} needs {', '.join(modules)}"
+        for file, modules in _missing.items()
+        if modules
+    ]

@@ -12,18 +12,26 @@ import numpy as np
 def write(folder: Path, rows: list[dict[str, Any]], *, name: str | None = None) -> Path:
     """A `rows.jsonl` (and a `metrics.json` with a name); what a row lacks is filled in."""
     folder.mkdir(parents=True, exist_ok=True)
-    full = [{"sample": 0, "response": "", "answer": "A", "reason": "correct", **row} for row in rows]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in full), encoding="utf-8")
+    full = [
+        {"sample": 0, "response": "", "answer": "A", "reason": "correct", **row} for row in rows
+    ]
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in full), encoding="utf-8"
+    )
     if name is not None:
         (folder / "metrics.json").write_text(json.dumps({"name": name}), encoding="utf-8")
     return folder
 
 
-def row(question: int | str, correct: bool, confidence: float | None = None, **more: Any) -> dict[str, Any]:
+def row(
+    question: int | str, correct: bool, confidence: float | None = None, **more: Any
+) -> dict[str, Any]:
     return {"id": str(question), "correct": correct, "confidence": confidence, "gold": "A", **more}
 
 
-def simulated(folder: Path, *, n: int, kind: str, seed: int = 0, samples: int = 1, latency: bool = True) -> Path:
+def simulated(
+    folder: Path, *, n: int, kind: str, seed: int = 0, samples: int = 1, latency: bool = True
+) -> Path:
     """Questions of random difficulty d: a calibrated small model (`knows`), one that always says 1 (`saturated`), or a
     large model (`large`), which is right more often on every question."""
     difficulty, rng = np.random.default_rng(7).random(n), np.random.default_rng(seed)

@@ -25,7 +25,11 @@ REFUSALS = {
     ),
     "500": ("500 Internal Server Error", "", "oops"),
     "html": ("200 OK", "", "<html>hello</html>"),
-    "two": ("200 OK", "", '{"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}'),
+    "two": (
+        "200 OK",
+        "",
+        '{"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}',
+    ),
 }
 
 
@@ -40,20 +44,36 @@ class Stub(LocalServer):
     """
 
     def __init__(
-        self, text: str, fault: str | None = None, *, gated: bool = False, interval: float = 0.0, port: int = 0
+        self,
+        text: str,
+        fault: str | None = None,
+        *,
+        gated: bool = False,
+        interval: float = 0.0,
+        port: int = 0,
     ):
-        self.text, self.fault, self.gated, self.interval, self.port = text, fault, gated, interval, port
+        self.text, self.fault, self.gated, self.interval, self.port = (
+            text,
+            fault,
+            gated,
+            interval,
+            port,
+        )
         self._gate = asyncio.Semaphore(0)
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
-        self.left = threading.Event()  # the other side has closed a connection that an answer was due on
+        self.left = (
+            threading.Event()
+        )  # the other side has closed a connection that an answer was due on
 
     def release(self) -> None:
         """Let one more piece of the stream go."""
         self._loop.call_soon_threadsafe(self._gate.release)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        with contextlib.suppress(
+            asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError
+        ):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 pairs = (line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
@@ -74,7 +94,9 @@ class Stub(LocalServer):
                     break
         writer.close()
 
-    async def _answer(self, writer: asyncio.StreamWriter, body: dict[str, Any], headers: dict[str, str]) -> bool:
+    async def _answer(
+        self, writer: asyncio.StreamWriter, body: dict[str, Any], headers: dict[str, str]
+    ) -> bool:
         if self.fault == "stall":
             await asyncio.sleep(3600)
         if self.fault == "close":
@@ -89,12 +111,22 @@ class Stub(LocalServer):
             return await self._stream(writer, body)
         said = json.dumps(completion(body["model"], self.text))
         cut = len(said) // 2 if self.fault == "midclose" else None
-        _head(writer, "200 OK", f"Content-Type: application/json\r\nContent-Length: {len(said)}\r\n", said[:cut])
+        _head(
+            writer,
+            "200 OK",
+            f"Content-Type: application/json\r\nContent-Length: {len(said)}\r\n",
+            said[:cut],
+        )
         await writer.drain()
         return cut is None
 
     async def _stream(self, writer: asyncio.StreamWriter, body: dict[str, Any]) -> bool:
-        _head(writer, "200 OK", "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n", "")
+        _head(
+            writer,
+            "200 OK",
+            "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n",
+            "",
+        )
         await writer.drain()
         pieces = events(body["model"], self.text)
         for piece in pieces[: len(pieces) // 2] if self.fault == "midclose" else pieces:
@@ -116,14 +148,29 @@ def _head(writer: asyncio.StreamWriter, status: str, headers: str, data: str) ->
 
 
 def completion(model: str, text: str) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return {"id": "x", "object": "chat.completion", "model": model, "choices": [choice], "usage": {"total_tokens": 9}}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": "stop",
+    }
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "model": model,
+        "choices": [choice],
+        "usage": {"total_tokens": 9},
+    }
 
 
 def events(model: str, text: str) -> list[str]:
     """Server-sent events, three characters each, then the usage (without choices) and the end."""
-    deltas = [{"role": "assistant", "content": ""}, *({"content": text[i : i + 3]} for i in range(0, len(text), 3))]
-    bodies = [{"id": "x", "model": model, "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    deltas = [
+        {"role": "assistant", "content": ""},
+        *({"content": text[i : i + 3]} for i in range(0, len(text), 3)),
+    ]
+    bodies = [
+        {"id": "x", "model": model, "choices": [{"index": 0, "delta": delta}]} for delta in deltas
+    ]
     bodies.append({"id": "x", "model": model, "choices": [], "usage": {"total_tokens": 9}})
     return [*(f"data: {json.dumps(body)}\n\n" for body in bodies), "data: [DONE]\n\n"]
 

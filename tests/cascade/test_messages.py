@@ -9,14 +9,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caopd_verl.cascade.messages import BadRequest, BadResponse, confidence_of, for_large, for_small, read_request
+from caopd_verl.cascade.messages import (
+    BadRequest,
+    BadResponse,
+    confidence_of,
+    for_large,
+    for_small,
+    read_request,
+)
 from caopd_verl.data.prompts import CONFIDENCE_INSTRUCTION
 from tests.cascade.stub import completion, events
 
-KEYS = ("choices", "message", "delta", "content", "index", "model", "messages", "n", "stream", "role")
+KEYS = (
+    "choices",
+    "message",
+    "delta",
+    "content",
+    "index",
+    "model",
+    "messages",
+    "n",
+    "stream",
+    "role",
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -37,7 +57,10 @@ def test_any_request_is_read_or_refused(raw):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.dictionaries(st.sampled_from(KEYS), JSON), st.lists(st.dictionaries(st.sampled_from(KEYS), JSON), min_size=1))
+@given(
+    st.dictionaries(st.sampled_from(KEYS), JSON),
+    st.lists(st.dictionaries(st.sampled_from(KEYS), JSON), min_size=1),
+)
 def test_any_messages_get_the_instruction_once_and_only_for_the_small_model(more, messages):
     body = {**more, "messages": messages}
     asked = json.loads(for_small(body, model="s", instruction=True))
@@ -75,7 +98,9 @@ def test_streams_and_whole_responses_say_the_same():
     whole = confidence_of(json.dumps(completion("m", text)).encode(), stream=False)
     streamed = "".join(events("m", text))
     assert whole == confidence_of(streamed.encode(), stream=True)
-    assert whole == confidence_of(f": ping\n\n{streamed}".replace("\n", "\r\n").encode(), stream=True)
+    assert whole == confidence_of(
+        f": ping\n\n{streamed}".replace("\n", "\r\n").encode(), stream=True
+    )
     assert whole.value == 0.62
 
 

@@ -31,7 +31,9 @@ SETTINGS = replace(DEFAULTS.proxy, connect_timeout_s=2.0, small_timeout_s=5.0, l
 @contextlib.contextmanager
 def proxy(small: str, large: str, settings=SETTINGS, threshold=0.7):
     """The proxy's address (without /v1) and metrics, listening on a free port in a thread."""
-    app = build(small=(small, "tiny"), large=(large, "huge"), threshold=threshold, settings=settings)
+    app = build(
+        small=(small, "tiny"), large=(large, "huge"), threshold=threshold, settings=settings
+    )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -94,13 +96,20 @@ def test_the_confidence_decides_who_answers(large, text, route, reason, confiden
         model, said = ("tiny", text) if route == "small" else ("huge", LARGE)
         expected = "".join(events(model, said)) if stream else json.dumps(completion(model, said))
         assert response.text == expected  # byte for byte as the upstream said it
-        assert response.headers["content-type"].startswith("text/event-stream" if stream else "application/json")
+        assert response.headers["content-type"].startswith(
+            "text/event-stream" if stream else "application/json"
+        )
         assert len(large.bodies) == (route == "large")
         assert count(metrics, "requests_total", route=route, reason=reason, status="200") == 1
 
 
 def test_the_small_model_gets_the_instruction_and_the_large_one_the_original_request(large):
-    sent = {"messages": [{"role": "system", "content": "be brief"}, USER], "temperature": 0.3, "seed": 5, "x": [1, "ü"]}
+    sent = {
+        "messages": [{"role": "system", "content": "be brief"}, USER],
+        "temperature": 0.3,
+        "seed": 5,
+        "x": [1, "ü"],
+    }
     with Stub(UNSURE) as small, proxy(small.url, large.url) as (url, _):
         ask(url, **sent)
     assert large.bodies == [{**sent, "model": "huge"}]
@@ -112,7 +121,10 @@ def test_the_small_model_gets_the_instruction_and_the_large_one_the_original_req
 
 
 def test_the_instruction_can_be_left_out(large):
-    with Stub(SURE) as small, proxy(small.url, large.url, replace(SETTINGS, instruction=False)) as (url, _):
+    with (
+        Stub(SURE) as small,
+        proxy(small.url, large.url, replace(SETTINGS, instruction=False)) as (url, _),
+    ):
         assert route_of(ask(url)) == ("small", "confident")
     assert small.bodies[0]["messages"] == [USER]
 
@@ -128,7 +140,10 @@ def test_the_instruction_can_be_left_out(large):
 def test_what_has_no_room_for_a_confidence_goes_to_the_large_model_alone(large, more, reason):
     with Stub(SURE) as small, proxy(small.url, large.url) as (url, _):
         assert route_of(ask(url, **more)) == ("large", reason)
-        assert route_of(ask(url, tools=[], response_format={"type": "text"})) == ("small", "confident")
+        assert route_of(ask(url, tools=[], response_format={"type": "text"})) == (
+            "small",
+            "confident",
+        )
     assert len(small.bodies) == 1
 
 
@@ -147,7 +162,10 @@ def test_what_has_no_room_for_a_confidence_goes_to_the_large_model_alone(large, 
     ],
 )
 def test_bad_requests_are_refused_in_openais_form_and_go_nowhere(large, content, status, said):
-    with Stub(SURE) as small, proxy(small.url, large.url, replace(SETTINGS, max_body_mb=1.0)) as (url, _):
+    with (
+        Stub(SURE) as small,
+        proxy(small.url, large.url, replace(SETTINGS, max_body_mb=1.0)) as (url, _),
+    ):
         response = httpx.post(f"{url}/v1/chat/completions", content=content)
         assert response.status_code == status
         assert said in response.json()["error"]["message"]
@@ -156,7 +174,11 @@ def test_bad_requests_are_refused_in_openais_form_and_go_nowhere(large, content,
 
 
 def test_the_large_models_stream_is_passed_on_as_it_comes():
-    with Stub(UNSURE) as small, Stub(LARGE, gated=True) as large, proxy(small.url, large.url) as (url, _):
+    with (
+        Stub(UNSURE) as small,
+        Stub(LARGE, gated=True) as large,
+        proxy(small.url, large.url) as (url, _),
+    ):
         body = {"model": "caopd-cascade", "messages": [USER], "stream": True}
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=20) as response:
             # The headers are here before the first piece was let go ...
@@ -164,12 +186,18 @@ def test_the_large_models_stream_is_passed_on_as_it_comes():
             pieces = response.iter_raw()
             for expected in events("huge", LARGE):
                 large.release()
-                assert next(pieces).decode() == expected  # ... and each piece before the next one is.
+                assert (
+                    next(pieces).decode() == expected
+                )  # ... and each piece before the next one is.
             assert list(pieces) == []
 
 
 def test_a_stream_of_the_large_models_that_breaks_off_breaks_off_for_the_client():
-    with Stub(UNSURE) as small, Stub(LARGE, "midclose") as large, proxy(small.url, large.url) as (url, metrics):
+    with (
+        Stub(UNSURE) as small,
+        Stub(LARGE, "midclose") as large,
+        proxy(small.url, large.url) as (url, metrics),
+    ):
         body, got = {"model": "caopd-cascade", "messages": [USER], "stream": True}, b""
         with (
             pytest.raises(httpx.RemoteProtocolError),
@@ -184,9 +212,15 @@ def test_a_stream_of_the_large_models_that_breaks_off_breaks_off_for_the_client(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("fault", "status"), [("400", 400), ("401", 401), ("429", 429), ("500", 500)])
+@pytest.mark.parametrize(
+    ("fault", "status"), [("400", 400), ("401", 401), ("429", 429), ("500", 500)]
+)
 def test_the_large_models_errors_are_passed_on(fault, status, stream):
-    with Stub(UNSURE) as small, Stub("", fault) as large, proxy(small.url, large.url) as (url, metrics):
+    with (
+        Stub(UNSURE) as small,
+        Stub("", fault) as large,
+        proxy(small.url, large.url) as (url, metrics),
+    ):
         response = ask(url, stream=stream)
         assert response.status_code == status
         assert response.text in ("oops", *(f'{{"error": {{"message": "{t}"}}}}' for t in ERRORS))
@@ -214,7 +248,9 @@ ERRORS = ("this prompt is too long", "wrong key: none", "slow")
         ("two", "bad_response"),
     ],
 )
-def test_where_the_small_model_fails_the_large_one_is_asked_and_it_is_counted(large, fault, kind, stream):
+def test_where_the_small_model_fails_the_large_one_is_asked_and_it_is_counted(
+    large, fault, kind, stream
+):
     settings = replace(SETTINGS, small_timeout_s=0.5)
     with Stub(SURE, fault) as small, proxy(small.url, large.url, settings) as (url, metrics):
         response = ask(url, stream=stream)
@@ -252,7 +288,11 @@ def test_where_the_large_model_cant_be_reached(text, fault, status, route):
 @pytest.mark.parametrize(("fault", "status"), [("stall", 504), ("close", 502), ("midclose", 502)])
 def test_a_large_model_that_never_finishes(fault, status):
     settings = replace(SETTINGS, large_timeout_s=0.5)
-    with Stub(UNSURE) as small, Stub(LARGE, fault) as large, proxy(small.url, large.url, settings) as (url, _):
+    with (
+        Stub(UNSURE) as small,
+        Stub(LARGE, fault) as large,
+        proxy(small.url, large.url, settings) as (url, _),
+    ):
         assert ask(url).status_code == status
 
 
@@ -278,7 +318,9 @@ def test_a_client_that_leaves_cancels_what_runs_for_it(who):
         assert count(metrics, "client_disconnects_total") == 1
 
 
-def test_keys_come_from_the_environment_go_to_their_upstream_only_and_are_never_shown(monkeypatch, caplog):
+def test_keys_come_from_the_environment_go_to_their_upstream_only_and_are_never_shown(
+    monkeypatch, caplog
+):
     monkeypatch.setenv("CAOPD_SMALL_API_KEY", "small-secret")
     monkeypatch.setenv("CAOPD_LARGE_API_KEY", "large-secret")
     with caplog.at_level(logging.DEBUG), Stub("", "401") as small, Stub("", "401") as large:
@@ -288,7 +330,9 @@ def test_keys_come_from_the_environment_go_to_their_upstream_only_and_are_never_
         assert small.headers[0]["authorization"] == "Bearer small-secret"
         assert large.headers[0]["authorization"] == "Bearer large-secret"
     assert response.status_code == 401
-    assert "[key]" in response.text  # the endpoint repeats the key: the client doesn't get to see it
+    assert (
+        "[key]" in response.text
+    )  # the endpoint repeats the key: the client doesn't get to see it
     for shown in (caplog.text, exposed, response.text, str(response.headers)):
         assert "secret" not in shown
     assert count(metrics, "small_failures_total", kind="http_401") == 1
@@ -307,7 +351,9 @@ def test_models_health_and_metrics(large):
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}
         ask(url)
         text = httpx.get(f"{url}/metrics").text
-        assert 'caopd_proxy_requests_total{reason="confident",route="small",status="200"} 1.0' in text
+        assert (
+            'caopd_proxy_requests_total{reason="confident",route="small",status="200"} 1.0' in text
+        )
         assert "caopd_proxy_threshold 0.7" in text
         assert "caopd_proxy_confidence_sum 0.9" in text
         assert httpx.get(f"{url}/v1/chat/completions").status_code == 405
@@ -317,7 +363,10 @@ def test_many_at_once_each_get_their_own_answer(large):
     async def all_of(url):
         async with httpx.AsyncClient(timeout=30) as client:
             body = {"model": "caopd-cascade", "messages": [USER]}
-            asked = [client.post(f"{url}/v1/chat/completions", json={**body, "stream": bool(i % 2)}) for i in range(40)]
+            asked = [
+                client.post(f"{url}/v1/chat/completions", json={**body, "stream": bool(i % 2)})
+                for i in range(40)
+            ]
             return await asyncio.gather(*asked)
 
     with Stub(SURE) as small, proxy(small.url, large.url) as (url, metrics):
@@ -348,10 +397,20 @@ def test_bad_settings_are_refused(change, said):
     }
     with pytest.raises(ConfigError) as error:
         build(**{**good, **change})
-    assert said in str(error.value) and "password" not in str(error.value).replace("user, password", "")
+    assert said in str(error.value) and "password" not in str(error.value).replace(
+        "user, password", ""
+    )
 
 
 def test_the_command_says_what_is_wrong(capsys):
-    args = ["proxy", "--small-url", "http://127.0.0.1:1/v1", "--small-model", "s", "--large-model", "l"]
+    args = [
+        "proxy",
+        "--small-url",
+        "http://127.0.0.1:1/v1",
+        "--small-model",
+        "s",
+        "--large-model",
+        "l",
+    ]
     assert main([*args, "--large-url", "ftp://x", "--threshold", "0.5"]) == BAD_INPUT
     assert "--large-url" in capsys.readouterr().err

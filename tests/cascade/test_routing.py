@@ -36,7 +36,10 @@ def queries(score, small, large, *, small_cost=1.0, large_cost=10.0, question=No
 
 
 def points(curve: Curve) -> list[tuple[float, float]]:
-    return [(round(float(x), 9), round(float(y), 9)) for x, y in zip(curve.cost, curve.accuracy, strict=True)]
+    return [
+        (round(float(x), 9), round(float(y), 9))
+        for x, y in zip(curve.cost, curve.accuracy, strict=True)
+    ]
 
 
 # Four queries; deferring by rising score helps, does nothing, helps, hurts.
@@ -59,8 +62,15 @@ def test_random_routing_does_not_run_the_small_model_and_random_deferral_does():
 
 def test_the_oracle_defers_what_the_large_model_does_better_and_nothing_else():
     assert points(Cascade(HAND).oracle()) == [(1.0, 0.5), (3.5, 0.75), (6.0, 1.0)]
-    dear = queries([0.5] * 3, small=[0, 0, 0], large=[1.0, 0.5, 1.0], large_cost=[30, 3, 3])  # gain per cost: 1/3 first
-    assert points(Cascade(dear).oracle()) == [(1.0, 0.0), (2.0, round(1 / 3, 9)), (3.0, 0.5), (13.0, round(2.5 / 3, 9))]
+    dear = queries(
+        [0.5] * 3, small=[0, 0, 0], large=[1.0, 0.5, 1.0], large_cost=[30, 3, 3]
+    )  # gain per cost: 1/3 first
+    assert points(Cascade(dear).oracle()) == [
+        (1.0, 0.0),
+        (2.0, round(1 / 3, 9)),
+        (3.0, 0.5),
+        (13.0, round(2.5 / 3, 9)),
+    ]
 
 
 def test_queries_of_one_score_are_deferred_in_expectation():
@@ -71,7 +81,9 @@ def test_queries_of_one_score_are_deferred_in_expectation():
 
 
 def test_a_saturated_router_is_the_line_of_random_deferral():
-    saturated = Cascade(queries([1.0] * 4, small=[0, 1, 0, 1], large=[1, 1, 1, 0], large_cost=[4, 8, 12, 16]))
+    saturated = Cascade(
+        queries([1.0] * 4, small=[0, 1, 0, 1], large=[1, 1, 1, 0], large_cost=[4, 8, 12, 16])
+    )
     assert points(saturated.router()) == points(saturated.random_deferral())
 
 
@@ -79,20 +91,28 @@ def test_a_query_without_a_score_is_deferred_before_any_other():
     unscored = Cascade(queries([-INF, 0.1, -INF, 0.9], small=[1, 0, 1, 1], large=[0, 1, 1, 1]))
     assert points(unscored.router()) == [(1.0, 0.75), (6.0, 0.5), (8.5, 0.75), (11.0, 0.75)]
     assert float(unscored.at(0.0).coverage[0]) == 0.5
-    assert choose_threshold(unscored, Goal(max_cost=0.6)) == 0.1  # 6.0 of 10: serves all that have a score
+    assert (
+        choose_threshold(unscored, Goal(max_cost=0.6)) == 0.1
+    )  # 6.0 of 10: serves all that have a score
     with pytest.raises(ConfigError, match=r"at least 0\.600"):
         choose_threshold(unscored, Goal(max_cost=0.5))
 
 
 def test_weights_are_as_good_as_copies_of_the_questions():
-    rows = queries([0.1, 0.4, 0.4, 0.9], small=[0, 1, 0, 1], large=[1, 0.5, 1, 0], question=[0, 0, 1, 2])
+    rows = queries(
+        [0.1, 0.4, 0.4, 0.9], small=[0, 1, 0, 1], large=[1, 0.5, 1, 0], question=[0, 0, 1, 2]
+    )
     copied = rows.take(np.array([True] * 4))
-    copied = Queries(**{k: np.concatenate((v, v[:2])) for k, v in vars(rows).items()})  # question 0 twice, 2 stays
+    copied = Queries(
+        **{k: np.concatenate((v, v[:2])) for k, v in vars(rows).items()}
+    )  # question 0 twice, 2 stays
     weighted, plain = Cascade(rows), Cascade(copied)
     weights = np.array([2.0, 1.0, 1.0])
     for kind in ("router", "random", "random_deferral"):
         assert points(getattr(weighted, kind)(weights)) == points(getattr(plain, kind)())
-    assert weighted.oracle(weights).accuracy_at(4.0) == pytest.approx(plain.oracle().accuracy_at(4.0))
+    assert weighted.oracle(weights).accuracy_at(4.0) == pytest.approx(
+        plain.oracle().accuracy_at(4.0)
+    )
     assert weighted.means(weights) == pytest.approx(plain.means())
 
 
@@ -100,7 +120,9 @@ def test_the_mean_height_is_exact():
     curve = Curve(np.array([0.0, 1.0, 3.0]), np.array([0.0, 1.0, 0.0]), np.zeros(3), np.zeros(3))
     assert curve.mean_accuracy(0.0, 3.0) == pytest.approx(0.5)
     assert curve.mean_accuracy(0.5, 1.0) == pytest.approx(0.75)
-    assert curve.mean_accuracy(2.0, 5.0) == pytest.approx(0.25 / 3)  # beyond its end a curve stays where it is
+    assert curve.mean_accuracy(2.0, 5.0) == pytest.approx(
+        0.25 / 3
+    )  # beyond its end a curve stays where it is
 
 
 @pytest.mark.parametrize(
@@ -158,7 +180,9 @@ ROWS = st.lists(
 @settings(deadline=None, max_examples=60)
 @given(ROWS)
 def test_any_rows(rows):
-    score, small, large, small_cost, large_cost = (list(column) for column in zip(*rows, strict=True))
+    score, small, large, small_cost, large_cost = (
+        list(column) for column in zip(*rows, strict=True)
+    )
     cascade = Cascade(queries(score, small, large, small_cost=small_cost, large_cost=large_cost))
     router, oracle, means = cascade.router(), cascade.oracle(), cascade.means()
     assert np.all(np.diff(router.cost) > 0) and np.all(np.diff(router.coverage) < 0)
@@ -170,6 +194,8 @@ def test_any_rows(rows):
     for threshold in [s for s in cascade.scores if s >= 0] + [None]:
         point = cascade.at(threshold)
         served = [s >= (INF if threshold is None else threshold) for s in score]
-        expected = sum(Fraction(float(a if s else b)) for s, a, b in zip(served, small, large, strict=True)) / len(rows)
+        expected = sum(
+            Fraction(float(a if s else b)) for s, a, b in zip(served, small, large, strict=True)
+        ) / len(rows)
         assert float(point.accuracy[0]) == pytest.approx(float(expected))
         assert any(abs(point.cost[0] - cost) < 1e-9 for cost in router.cost)

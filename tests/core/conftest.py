@@ -14,9 +14,7 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-QWEN_REGEX = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN_REGEX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 FAMILIES = ("smollm2", "byte_bpe", "sentencepiece", "wordpiece")
 
@@ -24,15 +22,21 @@ FAMILIES = ("smollm2", "byte_bpe", "sentencepiece", "wordpiece")
 def corpus() -> list[str]:
     """A few hundred responses; enough for merges such as `>\\n`, and for whole-word pieces."""
     rng = random.Random(0)
-    words = "the acid reacts with a base so we add numbers carry one and check each step again slowly"
+    words = (
+        "the acid reacts with a base so we add numbers carry one and check each step again slowly"
+    )
     texts = []
     for _ in range(400):
         reasoning = " ".join(rng.choices(words.split(), k=rng.randint(3, 20))) + rng.choice(
             [".", "!", ":", ".\n", "\n\n"]
         )
-        answer = rng.choice([f"<answer>{rng.choice('ABCD')}</answer>", f"<answer>{rng.randint(0, 999)}</answer>"])
+        answer = rng.choice(
+            [f"<answer>{rng.choice('ABCD')}</answer>", f"<answer>{rng.randint(0, 999)}</answer>"]
+        )
         texts.append(f"{reasoning}\n{answer}\nConfidence: {rng.random():.2f}")
-        texts.append(f'Thought: {reasoning}\nAction: add\nAction Input: {{"a": {rng.randint(0, 9)}}}\nconfidence: .85')
+        texts.append(
+            f'Thought: {reasoning}\nAction: add\nAction Input: {{"a": {rng.randint(0, 9)}}}\nconfidence: .85'
+        )
     return [
         *texts,
         "user\n",
@@ -110,7 +114,9 @@ def build_wordpiece(*, keep_newlines: bool):
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=[*SPECIALS, "[UNK]"], show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=500, special_tokens=[*SPECIALS, "[UNK]"], show_progress=False
+    )
     tokenizer.train_from_iterator(corpus(), trainer)
     return _wrap(tokenizer)
 

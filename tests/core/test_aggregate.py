@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caopd_verl.core.aggregate import MODES, LossCounts, aggregate_loss, count_loss_tokens, token_weights
+from caopd_verl.core.aggregate import (
+    MODES,
+    LossCounts,
+    aggregate_loss,
+    count_loss_tokens,
+    token_weights,
+)
 from caopd_verl.errors import ConfigError, TeacherContextError
 
 
@@ -32,7 +38,12 @@ def total(loss, mask, confidence, only, mode, include=False, counts=None):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(MODES), st.booleans(), st.lists(st.integers(1, 7), max_size=3))
+@given(
+    st.integers(0, 1000),
+    st.sampled_from(MODES),
+    st.booleans(),
+    st.lists(st.integers(1, 7), max_size=3),
+)
 def test_any_split_into_micro_batches_and_ranks_gives_the_same_loss(seed, mode, include, cuts):
     parts = batch(seed)
     whole, sums = total(*parts, mode, include)
@@ -60,7 +71,9 @@ def test_sequence_mode_is_the_mean_of_row_means():
     mask[2] = True
     only = torch.zeros(8, dtype=torch.bool)
     means = [row[m].mean() for row, m in zip(loss, mask, strict=True) if m.any()]
-    torch.testing.assert_close(total(loss, mask, confidence, only, "sequence")[0], torch.stack(means).mean())
+    torch.testing.assert_close(
+        total(loss, mask, confidence, only, "sequence")[0], torch.stack(means).mean()
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -105,7 +118,9 @@ def test_gradient_is_exactly_zero_where_masked_even_with_nan(mode):
 def test_a_micro_batch_without_trained_tokens_gives_zero_with_a_graph(mode):
     loss = torch.rand(2, 5, requires_grad=True)
     empty = torch.zeros(2, 5, dtype=torch.bool)
-    counts = LossCounts(rows=4, full_rows=2, full_tokens=10, confidence_only_rows=0, confidence_only_tokens=0)
+    counts = LossCounts(
+        rows=4, full_rows=2, full_tokens=10, confidence_only_rows=0, confidence_only_tokens=0
+    )
     share, sums = total(loss, empty, empty, empty[:, 0], mode, counts=counts)
     share.backward()
     assert share == 0 and torch.equal(loss.grad, torch.zeros(2, 5))

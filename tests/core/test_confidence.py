@@ -34,7 +34,10 @@ def test_render_refuses_what_is_no_probability(value):
 
 
 @given(
-    st.floats(0, 1), st.sampled_from(["", "x\n", "<answer>A</answer>\n\n", "a confidence: b\n", "Confidence: high\n"])
+    st.floats(0, 1),
+    st.sampled_from(
+        ["", "x\n", "<answer>A</answer>\n\n", "a confidence: b\n", "Confidence: high\n"]
+    ),
 )
 def test_parse_reads_back_what_render_wrote(value, before):
     text = before + render(value)
@@ -121,7 +124,14 @@ def test_t3_prose_that_speaks_of_confidence_is_no_segment(text):
 
 
 @pytest.mark.parametrize(
-    "tail", ["<answer>A</answer>", "B", "So the result is this one here", "12", 'Action: add\nAction Input: {"a": 1}']
+    "tail",
+    [
+        "<answer>A</answer>",
+        "B",
+        "So the result is this one here",
+        "12",
+        'Action: add\nAction Input: {"a": 1}',
+    ],
 )
 def test_t3_an_answer_below_the_confidence_line_is_never_cut(tail):
     text = "reasoning\nConfidence: 0.9\n" + tail
@@ -139,7 +149,10 @@ def test_t3_the_last_of_several_lines_counts():
 
 
 def test_t4_repeated_confidence_lines_are_one_segment():
-    text = "<answer>C</answer>\n<confidence>0.7</confidence>\nConfidence: 0.9\n\n" + "Confidence: 0.8\n" * 100
+    text = (
+        "<answer>C</answer>\n<confidence>0.7</confidence>\nConfidence: 0.9\n\n"
+        + "Confidence: 0.8\n" * 100
+    )
     parsed = parse(text)
     assert parsed.value == 0.8
     assert text[: parsed.start] == "<answer>C</answer>\n"
@@ -151,7 +164,10 @@ def test_a_label_behind_the_answer_tag_on_its_line_counts():
     assert text[: parse(text).start] == "<answer>C</answer>"
 
 
-@given(st.text(alphabet="Confidence: 0.9%*_<>/\n\tanswer-+\u00e9\u4e2d", max_size=200) | st.text(max_size=100))
+@given(
+    st.text(alphabet="Confidence: 0.9%*_<>/\n\tanswer-+\u00e9\u4e2d", max_size=200)
+    | st.text(max_size=100)
+)
 def test_parse_never_raises_and_its_spans_hold(text):
     parsed = parse(text)
     assert 0 <= parsed.start <= parsed.end <= len(text)

@@ -46,14 +46,18 @@ def test_braces_in_demonstrations_stay():
 
 
 def test_attempt_forms():
-    assert build_attempt_messages(MESSAGES, "x", header="solution") == build_sdpo_messages(MESSAGES, "x")
+    assert build_attempt_messages(MESSAGES, "x", header="solution") == build_sdpo_messages(
+        MESSAGES, "x"
+    )
     content = build_attempt_messages(MESSAGES, "x", header="attempt")[-1]["content"]
     assert "orrect" not in content and content.startswith("the question?\n\nAttempt:\n\nx\n\n")
     with pytest.raises(ConfigError, match="solution or attempt"):
         build_attempt_messages(MESSAGES, "x", header="")
 
 
-@pytest.mark.parametrize("messages", [[], MESSAGES[:1], [*MESSAGES, {"role": "assistant", "content": "x"}]])
+@pytest.mark.parametrize(
+    "messages", [[], MESSAGES[:1], [*MESSAGES, {"role": "assistant", "content": "x"}]]
+)
 def test_prompts_that_end_in_no_user_message_are_an_error(messages):
     with pytest.raises(TeacherContextError, match="last message is the user's"):
         build_sdpo_messages(messages, "x")
@@ -106,7 +110,9 @@ def encode(tokenizer, demo, max_tokens, overlong, **template_kwargs):
     )
 
 
-def test_t25_overlong_prompts_are_an_error_or_lose_the_beginning_of_the_demonstration(load_tokenizer):
+def test_t25_overlong_prompts_are_an_error_or_lose_the_beginning_of_the_demonstration(
+    load_tokenizer,
+):
     for family in ("smollm2", "byte_bpe", "sentencepiece"):
         tokenizer = load_tokenizer(family)
         whole = encode(tokenizer, DEMO, 100_000, "error")
@@ -137,7 +143,10 @@ def test_template_arguments_are_handed_through(load_tokenizer):
 
     tokenizer = build_byte_bpe()
     tokenizer.chat_template = CHAT_TEMPLATE + "{% if enable_thinking is false %}x{% endif %}"
-    on, off = encode(tokenizer, "a", 999, "error"), encode(tokenizer, "a", 999, "error", enable_thinking=False)
+    on, off = (
+        encode(tokenizer, "a", 999, "error"),
+        encode(tokenizer, "a", 999, "error", enable_thinking=False),
+    )
     assert off[: len(on)] == on and len(off) == len(on) + 1
     with pytest.raises(ConfigError, match="shorten_demo"):
         encode(tokenizer, "a", 999, "cut")

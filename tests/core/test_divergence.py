@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caopd_verl.core.divergence import importance_weights, reference_divergence, tis_weights, topk_divergence
+from caopd_verl.core.divergence import (
+    importance_weights,
+    reference_divergence,
+    tis_weights,
+    topk_divergence,
+)
 from caopd_verl.errors import ConfigError
 
 ALPHAS = [0.0, 0.3, 0.5, 1.0]
@@ -25,7 +30,9 @@ def run(student, teacher, *, k, alpha, temperature=1.0, chunk=3, ids=None):
     t = student.shape[0]
     alpha_t = alpha if isinstance(alpha, torch.Tensor) else torch.full((t,), float(alpha))
     ids = torch.zeros(t, dtype=torch.long) if ids is None else ids
-    return topk_divergence(student, teacher, ids, k=k, alpha_T=alpha_t, temperature=temperature, chunk_tokens=chunk)
+    return topk_divergence(
+        student, teacher, ids, k=k, alpha_T=alpha_t, temperature=temperature, chunk_tokens=chunk
+    )
 
 
 def bucket_reference(student, teacher, k, alpha):
@@ -38,7 +45,9 @@ def bucket_reference(student, teacher, k, alpha):
         rest[top] = False
         ps, pt = (torch.cat([row[top], row[rest].sum()[None]]) for row in (s_row, t_row))
         losses.append(
-            reference_divergence(ps.log()[None], pt.log()[None], alpha_T=torch.tensor([alpha]), temperature=1.0)
+            reference_divergence(
+                ps.log()[None], pt.log()[None], alpha_T=torch.tensor([alpha]), temperature=1.0
+            )
         )
     return torch.cat(losses)
 
@@ -61,7 +70,9 @@ def test_full_vocabulary_equals_the_slow_reference_with_its_gradient(alpha, temp
         student, teacher = logits(7, 40)
         mine, slow = student.clone().requires_grad_(), student.clone().double().requires_grad_()
         loss, metrics = run(mine, teacher, k=k, alpha=alpha, temperature=temperature)
-        expected = reference_divergence(slow, teacher, alpha_T=torch.full((7,), alpha), temperature=temperature)
+        expected = reference_divergence(
+            slow, teacher, alpha_T=torch.full((7,), alpha), temperature=temperature
+        )
         torch.testing.assert_close(loss.double(), expected, rtol=2e-5, atol=1e-6)
         loss.sum().backward()
         expected.sum().backward()
@@ -110,7 +121,9 @@ def test_metrics_are_of_the_full_vocabulary_and_detached():
     for who, raw in (("student", student.detach()), ("teacher", teacher)):
         log_probs = (raw / 0.5).log_softmax(-1)
         torch.testing.assert_close(metrics[f"{who}_log_probs"], log_probs[torch.arange(6), ids])
-        torch.testing.assert_close(metrics[f"{who}_entropy"], -(log_probs.exp() * log_probs).sum(-1))
+        torch.testing.assert_close(
+            metrics[f"{who}_entropy"], -(log_probs.exp() * log_probs).sum(-1)
+        )
     assert not any(m.requires_grad for m in metrics.values())
 
 
@@ -174,7 +187,10 @@ def test_t15_bf16_logits_never_give_a_negative_divergence(alpha):
         assert (metrics["topk_mass"] <= 1 + 1e-6).all()
         if k is None:
             slow = reference_divergence(
-                student.bfloat16(), teacher.bfloat16(), alpha_T=torch.full((8,), alpha), temperature=1.0
+                student.bfloat16(),
+                teacher.bfloat16(),
+                alpha_T=torch.full((8,), alpha),
+                temperature=1.0,
             )
             torch.testing.assert_close(loss.double(), slow, rtol=1e-3, atol=1e-8)
 

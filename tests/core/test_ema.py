@@ -50,7 +50,10 @@ def test_t12_low_precision_is_refused_and_nothing_changes():
 
 def test_rate_one_copies_and_the_distance_is_relative_and_from_before():
     student, teacher = model(1), model()
-    a, b = (torch.cat([p.detach().flatten() for p in m.parameters()]).double() for m in (teacher, student))
+    a, b = (
+        torch.cat([p.detach().flatten() for p in m.parameters()]).double()
+        for m in (teacher, student)
+    )
     distance = ema_update(named_shards(teacher), named_shards(student), 1.0)
     assert distance == pytest.approx(float((b - a).norm() / a.norm()), rel=1e-6)
     for p, q in zip(teacher.parameters(), student.parameters(), strict=True):
@@ -114,7 +117,9 @@ def test_fsdp2_shards_move_by_the_closed_form_amount(mesh):
     plain = ema_update(named_shards(model()), named_shards(model(1)), 0.05)
     assert ema_update(named_shards(teacher), named_shards(student), 0.05) == pytest.approx(plain)
     for name, p in teacher.named_parameters():
-        torch.testing.assert_close(p.full_tensor(), 0.95 * start[name] + 0.05 * target[name], rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(
+            p.full_tensor(), 0.95 * start[name] + 0.05 * target[name], rtol=1e-5, atol=1e-8
+        )
 
 
 def test_t13_unsharded_copies_after_a_forward_are_refused_and_resharding_mends_it(mesh):
@@ -130,7 +135,9 @@ def test_t13_unsharded_copies_after_a_forward_are_refused_and_resharding_mends_i
     ema_update(named_shards(teacher), named_shards(student), 1.0)
     with torch.no_grad():
         x = torch.randn(2, 8)
-        assert torch.equal(teacher(x), student(x)), "the update must reach what the next forward computes with"
+        assert torch.equal(teacher(x), student(x)), (
+            "the update must reach what the next forward computes with"
+        )
 
 
 def test_t13_plain_against_sharded_is_refused(mesh):

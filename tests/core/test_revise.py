@@ -23,7 +23,9 @@ def sample(tokenizer, text, *, end=True):
 
 def revise(tokenizer, ids, value=0.62, limit=LIMIT, **kwargs):
     eot = find_eot_id(tokenizer)
-    return revise_response(ids, value, tokenizer=tokenizer, eot_id=eot, max_response_tokens=limit, **kwargs)
+    return revise_response(
+        ids, value, tokenizer=tokenizer, eot_id=eot, max_response_tokens=limit, **kwargs
+    )
 
 
 def decode(tokenizer, ids):
@@ -55,7 +57,9 @@ def check(tokenizer, ids, revision, value=0.62):
 
 
 @pytest.mark.parametrize("value", [0.0, 0.125, 0.625, 1.0])
-@pytest.mark.parametrize("stated", ["\nConfidence: 0.95", "\n\n**Confidence:** 90%\n", "\nconfidence: high", ""])
+@pytest.mark.parametrize(
+    "stated", ["\nConfidence: 0.95", "\n\n**Confidence:** 90%\n", "\nconfidence: high", ""]
+)
 def test_t2_prefix_ids_are_the_sampled_ones(tokenizer, stated, value):
     ids = sample(tokenizer, BODY + stated)
     revision = revise(tokenizer, ids, value)
@@ -128,7 +132,8 @@ def test_t3_early_confidence_word_does_not_cut_the_answer(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "form", ["**Confidence:** 0.9", "<confidence>0.9</confidence>", "confidence: .85", "Confidence 0.9"]
+    "form",
+    ["**Confidence:** 0.9", "<confidence>0.9</confidence>", "confidence: .85", "Confidence 0.9"],
 )
 def test_t4_two_confidences_never_remain(load_tokenizer, form):
     for family in ("smollm2", "byte_bpe"):
@@ -159,7 +164,11 @@ def test_t6_other_stop_tokens_become_the_end_of_turn(load_tokenizer):
     assert eos != find_eot_id(tokenizer)
     assert revise(tokenizer, ids).truncated
     revision = revise(tokenizer, ids, stop_ids=[eos])
-    assert not revision.truncated and revision.token_ids[-1] == find_eot_id(tokenizer) and eos not in revision.token_ids
+    assert (
+        not revision.truncated
+        and revision.token_ids[-1] == find_eot_id(tokenizer)
+        and eos not in revision.token_ids
+    )
 
 
 def test_t6_no_template_or_no_end_of_turn_is_an_error(load_tokenizer):
@@ -186,13 +195,34 @@ def test_t7_value_tokens_come_from_offsets(load_tokenizer):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     body=st.lists(
-        st.sampled_from(["the acid", " base", ".", "\n", "\n\n", " ", "<answer>B</answer>", "confidence: 1", "12"])
+        st.sampled_from(
+            [
+                "the acid",
+                " base",
+                ".",
+                "\n",
+                "\n\n",
+                " ",
+                "<answer>B</answer>",
+                "confidence: 1",
+                "12",
+            ]
+        )
     ).map("".join),
     stated=st.sampled_from(
-        ["\nConfidence: 0.9", "\n**Confidence:** 90%", "Confidence: 0.5\n", " \n confidence: .8", "", "\n"]
+        [
+            "\nConfidence: 0.9",
+            "\n**Confidence:** 90%",
+            "Confidence: 0.5\n",
+            " \n confidence: .8",
+            "",
+            "\n",
+        ]
     ),
     value=st.integers(0, 8).map(lambda n: n / 8),
 )
@@ -249,7 +279,9 @@ def test_t21_over_the_limit_reasoning_goes_and_the_answer_stays(tokenizer):
 def test_t21_every_tool_call_survives_trimming(load_tokenizer):
     tokenizer = load_tokenizer("smollm2")
     calls = 'Action: add\nAction Input: {"a": 1}\nAction: sub\nAction Input: {"a": 2}'
-    ids = sample(tokenizer, "Thought: the acid reacts with a base so we add numbers and so on\n" + calls)
+    ids = sample(
+        tokenizer, "Thought: the acid reacts with a base so we add numbers and so on\n" + calls
+    )
     revision = revise(tokenizer, ids, limit=len(ids))
     assert decode(tokenizer, revision.token_ids).endswith(calls + "\nConfidence: 0.62")
 
@@ -268,7 +300,10 @@ def test_t21_pad_equal_to_end_of_turn_changes_nothing(load_tokenizer):
     assert eos == tokenizer.eos_token_id
     ids = [*sample(tokenizer, BODY + "\nConfidence: 0.9", end=False), eos]
     kwargs = {"tokenizer": tokenizer, "eot_id": eos, "max_response_tokens": LIMIT}
-    bare, padded = revise_response(ids, 0.5, **kwargs), revise_response([*ids, eos, eos], 0.5, **kwargs)
+    bare, padded = (
+        revise_response(ids, 0.5, **kwargs),
+        revise_response([*ids, eos, eos], 0.5, **kwargs),
+    )
     assert bare == padded and bare.token_ids.count(eos) == 1
 
 

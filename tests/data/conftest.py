@@ -12,5 +12,7 @@ def shared_data() -> Path:
     root = Path(__file__).parents[2]
     path = Path(os.environ.get("CAOPD_SHARED_DATA") or root.parent / "shared" / "data")
     if not path.is_dir():
-        pytest.skip(f"no data at {path}: set CAOPD_SHARED_DATA to a folder with sciknoweval_chemistry/ and tooluse/")
+        pytest.skip(
+            f"no data at {path}: set CAOPD_SHARED_DATA to a folder with sciknoweval_chemistry/ and tooluse/"
+        )
     return path

@@ -31,7 +31,10 @@ def test_fewer_questions_are_a_prefix_of_more(split):
 
 
 def test_splits_share_no_question_not_even_with_swapped_operands():
-    pairs = {s: {frozenset(operands(e)) for e in generate(n=1500, seed=seed, split=s)} for seed, s in enumerate(SPLITS)}
+    pairs = {
+        s: {frozenset(operands(e)) for e in generate(n=1500, seed=seed, split=s)}
+        for seed, s in enumerate(SPLITS)
+    }
     assert not pairs["train"] & pairs["test"]
     assert not pairs["train"] & pairs["val"]
     assert not pairs["test"] & pairs["val"]
@@ -53,7 +56,9 @@ def test_questions_are_distinct_right_and_of_one_to_three_digits(split):
     assert len({e.id for e in examples}) == len(examples)
     for example in examples:
         a, b = operands(example)
-        assert example.messages == [{"role": "user", "content": f"{a}+{b}=?\n{CONFIDENCE_INSTRUCTION}"}]
+        assert example.messages == [
+            {"role": "user", "content": f"{a}+{b}=?\n{CONFIDENCE_INSTRUCTION}"}
+        ]
         assert example.answer == str(a + b)
         assert example.verifier == "arithmetic"
         assert re.search(rf"split={split}:seed=1:index=\d+$", example.where)
@@ -63,7 +68,9 @@ def test_questions_are_distinct_right_and_of_one_to_three_digits(split):
 def test_levels_come_in_their_shares():
     examples = generate(n=2000, seed=0, split="train")
     for level, share in LEVELS.items():
-        seen = sum(tuple(sorted(len(str(x)) for x in operands(e))) == level for e in examples) / len(examples)
+        seen = sum(
+            tuple(sorted(len(str(x)) for x in operands(e))) == level for e in examples
+        ) / len(examples)
         assert abs(seen - share) < 0.05, level
 
 

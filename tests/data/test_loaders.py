@@ -33,20 +33,32 @@ def edited(tmp_path, name, line, **changes):
 def test_t28_every_source_carries_the_instruction_once_and_in_one_place():
     for name, file in FILES.items():
         for example in load(name, ROWS / file):
-            assert sum(m["content"].count(CONFIDENCE_INSTRUCTION) for m in example.messages) == 1, example.where
+            assert sum(m["content"].count(CONFIDENCE_INSTRUCTION) for m in example.messages) == 1, (
+                example.where
+            )
     for example in load_task("arithmetic", path=None, seed=0, n=3, split="test"):
         assert has_instruction(example.messages)
 
 
 def test_t28_science_has_it_in_the_response_format_behind_the_answer_tag():
     system, user = load("sciknoweval", ROWS / FILES["sciknoweval"])[0].messages
-    assert f"<answer>\n...\n</answer>\n{CONFIDENCE_INSTRUCTION}\n\nFor the answer," in system["content"]
-    assert system["role"] == "system" and user["role"] == "user" and "Confidence" not in user["content"]
+    assert (
+        f"<answer>\n...\n</answer>\n{CONFIDENCE_INSTRUCTION}\n\nFor the answer,"
+        in system["content"]
+    )
+    assert (
+        system["role"] == "system"
+        and user["role"] == "user"
+        and "Confidence" not in user["content"]
+    )
 
 
 def test_t28_tool_use_has_it_before_begin():
     (message,) = load("toolalpaca", ROWS / FILES["toolalpaca"])[0].messages
-    assert f"realistic and from the user.\n{CONFIDENCE_INSTRUCTION}\n\nBegin!\nQuestion: Which" in message["content"]
+    assert (
+        f"realistic and from the user.\n{CONFIDENCE_INSTRUCTION}\n\nBegin!\nQuestion: Which"
+        in message["content"]
+    )
     assert message["role"] == "user"
 
 
@@ -55,7 +67,12 @@ def test_t28_own_data_has_it_at_the_placeholder_or_at_the_end():
     assert first.messages[-1]["content"].endswith(f"\n{CONFIDENCE_INSTRUCTION}")
     assert second.messages[0]["content"] == f"Be brief. {CONFIDENCE_INSTRUCTION}"
     assert second.messages[1]["content"] == "A or B?"
-    assert (first.id, second.id, second.source, second.meta) == ("q1", "line-2", "mine", {"level": 1})
+    assert (first.id, second.id, second.source, second.meta) == (
+        "q1",
+        "line-2",
+        "mine",
+        {"level": 1},
+    )
 
 
 def test_examples_say_where_they_come_from():
@@ -144,7 +161,12 @@ def test_broken_files_name_the_line(tmp_path, name, text, where, what):
 
 def test_odd_but_valid_files_load(tmp_path):
     path = tmp_path / "rows.json"
-    text = (ROWS / FILES[SCIENCE]).read_text().replace("\n", "\r\n\r\n").replace("methane", "meth\u2028ane")
+    text = (
+        (ROWS / FILES[SCIENCE])
+        .read_text()
+        .replace("\n", "\r\n\r\n")
+        .replace("methane", "meth\u2028ane")
+    )
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert [e.where.rpartition(":")[2] for e in load(SCIENCE, path)] == ["1", "3", "5", "7"]
 
@@ -156,7 +178,9 @@ def test_the_evaluation_file_gives_the_prompts_of_the_rows():
         built = load(TOOL, path, placeholders="exclude")
     assert [e.messages for e in built] == [e.messages for e in rows]
     assert [json.loads(e.answer) for e in built] == [json.loads(e.answer) for e in rows]
-    with pytest.raises(DataError, match=r"API 0 \(Lamps\):question 3: the input of call 0 .* is not a JSON object"):
+    with pytest.raises(
+        DataError, match=r"API 0 \(Lamps\):question 3: the input of call 0 .* is not a JSON object"
+    ):
         load(TOOL, path)
 
 
@@ -180,7 +204,9 @@ def test_bad_apis_of_the_evaluation_file(tmp_path, changes, what):
 
 
 def test_the_verifier_of_a_task_is_a_switch():
-    assert {e.verifier for e in load(TOOL, ROWS / FILES[TOOL], verifier="tool_call_first")} == {"tool_call_first"}
+    assert {e.verifier for e in load(TOOL, ROWS / FILES[TOOL], verifier="tool_call_first")} == {
+        "tool_call_first"
+    }
     with pytest.raises(ConfigError, match="unknown verifier 'arithmetic'"):
         load(TOOL, ROWS / FILES[TOOL], verifier="arithmetic")
     with pytest.raises(ConfigError, match="unknown choice 'drop'"):
@@ -205,7 +231,9 @@ def test_unknown_tasks_splits_and_options_are_config_errors():
 @pytest.mark.parametrize("verifier", ["tool_call", "tool_call_first"])
 def test_hand_made_gold_answers_verify_themselves(verifier):
     for example in load(TOOL, ROWS / FILES[TOOL], verifier=verifier):
-        assert get_verifier(verifier)(render_calls(example.answer) + "\nConfidence: 1.00", example.answer).correct
+        assert get_verifier(verifier)(
+            render_calls(example.answer) + "\nConfidence: 1.00", example.answer
+        ).correct
 
 
 def test_t22_every_gold_of_the_science_rows_verifies_itself(shared_data):
@@ -213,7 +241,9 @@ def test_t22_every_gold_of_the_science_rows_verifies_itself(shared_data):
     assert len(examples) == 1890 and {len(e.meta["options"]) for e in examples} == {4}
     verify = get_verifier("multiple_choice")
     for e in examples:
-        response = f"<reasoning>\n...\n</reasoning>\n<answer>\n{e.answer}\n</answer>\nConfidence: 0.62"
+        response = (
+            f"<reasoning>\n...\n</reasoning>\n<answer>\n{e.answer}\n</answer>\nConfidence: 0.62"
+        )
         assert verify(response, e.answer).correct
         assert not verify(response, "A" if e.answer != "A" else "B").correct
 
@@ -223,10 +253,14 @@ def test_t22_every_gold_of_the_tool_use_rows_verifies_itself(shared_data, verifi
     rows = load_toolalpaca(shared_data / "tooluse" / "sample.json", verifier=verifier)
     with pytest.warns(UserWarning, match="left out 31 of 100"):
         apis = load_toolalpaca(
-            shared_data / "tooluse" / "toolalpaca_eval_simulated.json", placeholders="exclude", verifier=verifier
+            shared_data / "tooluse" / "toolalpaca_eval_simulated.json",
+            placeholders="exclude",
+            verifier=verifier,
         )
     assert (len(rows), len(apis)) == (34, 69)
     for e in rows + apis:
-        assert get_verifier(verifier)(render_calls(e.answer) + "\nConfidence: 0.62", e.answer).correct, e.where
+        assert get_verifier(verifier)(
+            render_calls(e.answer) + "\nConfidence: 0.62", e.answer
+        ).correct, e.where
     built = {e.messages[0]["content"] for e in apis}
     assert all(e.messages[0]["content"] in built for e in rows)

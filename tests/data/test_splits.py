@@ -3,7 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from caopd_verl.data import check_disjoint, load_task, subsample, to_verl_rows, validation_split, write_parquet
+from caopd_verl.data import (
+    check_disjoint,
+    load_task,
+    subsample,
+    to_verl_rows,
+    validation_split,
+    write_parquet,
+)
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.types import Example
 
@@ -12,7 +19,14 @@ ROWS = Path(__file__).parent / "rows"
 
 def make(n):
     return [
-        Example(f"id{i}", [{"role": "user", "content": f"q{i}"}], "A", "multiple_choice", "s", f"f:{i + 1}")
+        Example(
+            f"id{i}",
+            [{"role": "user", "content": f"q{i}"}],
+            "A",
+            "multiple_choice",
+            "s",
+            f"f:{i + 1}",
+        )
         for i in range(n)
     ]
 
@@ -63,7 +77,9 @@ def test_splits_of_a_file_task():
     path = ROWS / "sciknoweval.json"
 
     def ids(split, fraction=0.25, n=None):
-        task = load_task("sciknoweval", path=path, seed=0, n=n, split=split, validation_fraction=fraction)
+        task = load_task(
+            "sciknoweval", path=path, seed=0, n=n, split=split, validation_fraction=fraction
+        )
         return [e.id for e in task]
 
     assert len(ids("train")) == 3 and len(ids("val")) == 1

@@ -22,7 +22,19 @@ from typing import Any
 
 from tests.local_server import LocalServer
 
-FAULTS = ("429", "429date", "500", "503", "html", "half", "empty", "nochoices", "close", "midclose", "stall")
+FAULTS = (
+    "429",
+    "429date",
+    "500",
+    "503",
+    "html",
+    "half",
+    "empty",
+    "nochoices",
+    "close",
+    "midclose",
+    "stall",
+)
 
 
 class Stub(LocalServer):
@@ -45,8 +57,17 @@ class Stub(LocalServer):
         retry_after: str = "0",
         answer: Callable[[str, int | None], str] | None = None,
     ):
-        self.fault = faults if callable(faults) else lambda _, attempt: [*faults, *["ok"] * 99][min(attempt, 98)]
-        self.latency, self.max_logprobs, self.port, self.retry_after = latency, max_logprobs, port, retry_after
+        self.fault = (
+            faults
+            if callable(faults)
+            else lambda _, attempt: [*faults, *["ok"] * 99][min(attempt, 98)]
+        )
+        self.latency, self.max_logprobs, self.port, self.retry_after = (
+            latency,
+            max_logprobs,
+            port,
+            retry_after,
+        )
         self.answer = answer or addition
         self.asked: Counter[tuple[str, Any]] = Counter()
         self.served: Counter[tuple[str, Any]] = Counter()
@@ -56,7 +77,9 @@ class Stub(LocalServer):
         self.open_now = self.open_most = 0
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        with contextlib.suppress(
+            asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError
+        ):
             while await self._request(reader, writer):
                 pass
         writer.close()
@@ -100,8 +123,15 @@ class Stub(LocalServer):
             if fault.startswith("429") or fault == "503":
                 extra = f"Retry-After: {self.retry_after}\r\n"
             if fault == "429date":
-                extra = f"Retry-After: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}\r\n"
-            return await _send(writer, status, said.replace("KEY", str(self.headers[-1].get("authorization"))), extra)
+                extra = (
+                    f"Retry-After: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}\r\n"
+                )
+            return await _send(
+                writer,
+                status,
+                said.replace("KEY", str(self.headers[-1].get("authorization"))),
+                extra,
+            )
         if fault == "html":
             data = "<html><body>Bad gateway</body></html>"
         elif fault == "empty":
@@ -111,7 +141,9 @@ class Stub(LocalServer):
         elif fault == "nochoices":
             data = json.dumps({"error": {"message": "overloaded"}})
         elif fault == "midclose":
-            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n{data[:20]}".encode())
+            writer.write(
+                f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n{data[:20]}".encode()
+            )
             await writer.drain()
             return False
         else:
@@ -162,7 +194,9 @@ def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
                 {
                     "token": c,
                     "logprob": half if c.isdigit() else 0.0,
-                    "top_logprobs": [{"token": t, "logprob": half} for t in (c, str((int(c) + 1) % 10))]
+                    "top_logprobs": [
+                        {"token": t, "logprob": half} for t in (c, str((int(c) + 1) % 10))
+                    ]
                     if c.isdigit()
                     else [],
                 }
@@ -174,7 +208,11 @@ def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
         "object": "chat.completion",
         "model": body["model"],
         "choices": [choice],
-        "usage": {"prompt_tokens": 40, "completion_tokens": len(text), "total_tokens": 40 + len(text)},
+        "usage": {
+            "prompt_tokens": 40,
+            "completion_tokens": len(text),
+            "total_tokens": 40 + len(text),
+        },
     }
 
 

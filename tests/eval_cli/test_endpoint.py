@@ -19,7 +19,17 @@ KEY = "sk-very-secret-0123456789"
 
 def arguments(stub, output, *more, limit=12):
     return [
-        *("eval", "--endpoint", stub.url, "--model", "stub", "--task", "arithmetic", "--limit", str(limit)),
+        *(
+            "eval",
+            "--endpoint",
+            stub.url,
+            "--model",
+            "stub",
+            "--task",
+            "arithmetic",
+            "--limit",
+            str(limit),
+        ),
         *("--output", str(output), "--no-progress", "--n-resamples", "50", "--n-simulations", "50"),
         *("--backoff-s", "0.01", "--max-backoff-s", "0.05", "--timeout-s", "0.5", *more),
     ]
@@ -35,7 +45,9 @@ def metrics_of(output):
 
 def test_rows_and_metrics(tmp_path, capsys):
     with Stub() as stub:
-        code = main(arguments(stub, tmp_path / "o", "--samples", "2", "--price-in", "1", "--price-out", "2"))
+        code = main(
+            arguments(stub, tmp_path / "o", "--samples", "2", "--price-in", "1", "--price-out", "2")
+        )
     assert code == OK
     rows, metrics = rows_of(tmp_path / "o"), metrics_of(tmp_path / "o")
     assert len(rows) == 24 == len({(r["id"], r["sample"]) for r in rows})
@@ -45,9 +57,18 @@ def test_rows_and_metrics(tmp_path, capsys):
     assert row["expected_kind"] == "approximate" and 0 <= row["expected_confidence"] <= 1
     assert row["n_prompt_tokens"] == 40 and row["latency_s"] > 0
     sent = stub.bodies[0]
-    assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (0.6, 0.95, 8192)  # the paper's protocol
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (
+        0.6,
+        0.95,
+        8192,
+    )  # the paper's protocol
     assert "Confidence: your confidence level" in sent["messages"][-1]["content"]
-    assert set(metrics["readouts"]) == {"stated", "expected", "answer_probability", "self_consistency"}
+    assert set(metrics["readouts"]) == {
+        "stated",
+        "expected",
+        "answer_probability",
+        "self_consistency",
+    }
     usage = metrics["usage"]
     assert usage["prompt_tokens"] == 24 * 40
     assert usage["cost_usd"] == pytest.approx((24 * 40 + 2 * usage["response_tokens"]) / 1e6)
@@ -80,7 +101,13 @@ def test_a_run_with_nothing_left_keeps_what_the_last_one_did(tmp_path):
 def test_judging_the_rows_again_keeps_the_answers_probabilities(tmp_path):
     with Stub() as stub:
         assert main(arguments(stub, tmp_path / "o", limit=6)) == OK
-    again = ["eval", "--responses", str(tmp_path / "o" / "rows.jsonl"), "--output", str(tmp_path / "again")]
+    again = [
+        "eval",
+        "--responses",
+        str(tmp_path / "o" / "rows.jsonl"),
+        "--output",
+        str(tmp_path / "again"),
+    ]
     assert main([*again, "--n-resamples", "20", "--no-progress"]) == OK
     kept = {row["id"]: row["answer_probability"] for row in rows_of(tmp_path / "o")}
     assert all(p is not None for p in kept.values())
@@ -134,7 +161,12 @@ def test_rows_that_cannot_be_finished_are_counted_and_asked_again_later(tmp_path
     with Stub(fault) as stub:
         assert main(arguments(stub, tmp_path / "o")) == INCOMPLETE
         counts = metrics_of(tmp_path / "o")["counts"]
-        assert (counts["rows"], counts["finished"], counts["failed"], counts["not_asked"]) == (12, 9, 3, 0)
+        assert (counts["rows"], counts["finished"], counts["failed"], counts["not_asked"]) == (
+            12,
+            9,
+            3,
+            0,
+        )
         assert counts["why_failed"] == {"HTTP 400: this prompt is too long": 3}
         assert "9 finished, 3 failed" in capsys.readouterr().out
         assert set(stub.asked.values()) == {1}  # a 400 is not retried
@@ -149,7 +181,10 @@ def test_rows_that_cannot_be_finished_are_counted_and_asked_again_later(tmp_path
 def test_a_wrong_key_stops_at_once_and_is_never_shown(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     with Stub(["401"] * 50) as stub:
-        assert main(arguments(stub, tmp_path / "o", "--api-key-env", "MY_KEY", "--concurrency", "2")) == BAD_INPUT
+        assert (
+            main(arguments(stub, tmp_path / "o", "--api-key-env", "MY_KEY", "--concurrency", "2"))
+            == BAD_INPUT
+        )
         assert sum(stub.asked.values()) <= 4
     said = capsys.readouterr()
     assert "HTTP 401" in said.err and "$MY_KEY" in said.err and "[key]" in said.err
@@ -166,7 +201,9 @@ def test_the_key_is_sent_and_written_nowhere(tmp_path, capsys, monkeypatch):
     assert "oops" in everything and KEY not in everything
 
 
-@pytest.mark.parametrize("url", ["ftp://x/v1", "http://user:pw@127.0.0.1/v1", "http://127.0.0.1/v1?key=1", "nonsense"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x/v1", "http://user:pw@127.0.0.1/v1", "http://127.0.0.1/v1?key=1", "nonsense"]
+)
 def test_addresses_that_would_leak_or_cannot_work(tmp_path, url, capsys):
     args = arguments(type("S", (), {"url": url}), tmp_path / "o")
     assert main(args) == BAD_INPUT
@@ -192,7 +229,9 @@ def test_more_samples_and_questions_continue_a_run_other_settings_do_not(tmp_pat
         assert sum(stub.asked.values()) == 24 == len(rows_of(tmp_path / "o"))
         assert main(arguments(stub, tmp_path / "o", "--temperature", "1.0")) == BAD_INPUT
         assert "temperature was 0.6, is 1.0" in capsys.readouterr().err
-        assert main(arguments(stub, tmp_path / "o", "--temperature", "1.0", "--fresh", limit=2)) == OK
+        assert (
+            main(arguments(stub, tmp_path / "o", "--temperature", "1.0", "--fresh", limit=2)) == OK
+        )
     assert len(rows_of(tmp_path / "o")) == 2
 
 
@@ -218,7 +257,9 @@ def start(stub, output, *more):
     command = [sys.executable, "-m", "caopd_verl.cli", *arguments(stub, output, *more, limit=120)]
     # Tests that run in a shell's background are started with SIGINT ignored, and would hand that on.
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard
+    )
 
 
 def wait_for_rows(output, n):

@@ -15,7 +15,12 @@ from caopd_verl.evaluation.expected import VALUES, expected_confidence, string_t
 from caopd_verl.evaluation.p_true import NO_ANSWER, QUESTION, TOO_LONG, follow_up, word_tokens
 from caopd_verl.evaluation.records import jobs_of
 from caopd_verl.evaluation.settings import Local, Sampling
-from caopd_verl.evaluation.sources.local import CachedContinuations, TransformersBackend, encode_chat, load_model
+from caopd_verl.evaluation.sources.local import (
+    CachedContinuations,
+    TransformersBackend,
+    encode_chat,
+    load_model,
+)
 from tests.smollm2 import smollm2_gguf
 
 AS_MODEL = Decoding(temperature=1.0, top_p=1.0)
@@ -54,7 +59,10 @@ def brute_force(model, prefix, continuations):
         ids = torch.tensor([[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in part])
         with torch.inference_mode():
             logits = model(input_ids=ids, logits_to_keep=width + 1).logits.double().log_softmax(-1)
-        log_probs += [sum(float(row[i, t]) for i, t in enumerate(ts)) for row, ts in zip(logits, part, strict=True)]
+        log_probs += [
+            sum(float(row[i, t]) for i, t in enumerate(ts))
+            for row, ts in zip(logits, part, strict=True)
+        ]
     p = [math.exp(lp) for lp in log_probs]
     return sum(a * v for a, v in zip(p, VALUES, strict=True)) / sum(p), sum(p)
 
@@ -65,9 +73,13 @@ def check_against_brute_force(model, tokenizer, messages, response):
     prefix = [*prompt, *place.ids]
     with torch.inference_mode():
         cached = CachedContinuations(model, prefix, max_rows=16)
-        fast = expected_confidence(cached, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead)
+        fast = expected_confidence(
+            cached, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead
+        )
         few = CachedContinuations(model, prefix, max_rows=3)
-        fewer = expected_confidence(few, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead)
+        fewer = expected_confidence(
+            few, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead
+        )
         assert fewer.value == pytest.approx(fast.value, abs=1e-6)
     continuations = string_tokens(prefix, tokenizer=tokenizer, lead=place.lead)
     value, mass = brute_force(model, prefix, continuations)
@@ -87,7 +99,12 @@ def test_the_exact_readout_agrees_with_brute_force(backend, questions, stated):
 def test_the_exact_readout_agrees_with_brute_force_on_smollm2():
     # In float32 the two ways of computing round apart by 2e-6, so the identity is checked in float64.
     model, tokenizer = load_model(smollm2(), dtype="float64", device="cpu")
-    messages = [{"role": "user", "content": "Which gas do plants take in?\nConfidence: a number from 0.0 to 1.0."}]
+    messages = [
+        {
+            "role": "user",
+            "content": "Which gas do plants take in?\nConfidence: a number from 0.0 to 1.0.",
+        }
+    ]
     check_against_brute_force(model, tokenizer, messages, "Carbon dioxide.\nConfidence: 0.95")
 
 
@@ -98,11 +115,15 @@ def test_responses_end_at_the_end_of_turn_and_cuts_are_known(backend, questions)
     assert all(g.text.count("Confidence:") == 1 and "<|im_end|>" not in g.text for g in done)
     short = TransformersBackend(TINY, sampling=Sampling(max_tokens=2), local=Local())
     assert [g.truncated for g in short.generate(jobs_of(questions[:2], 1))] == [True, True]
-    assert short.generate(jobs_of(questions[:1], 1))[0].expected.reason.startswith("confidence missing")
+    assert short.generate(jobs_of(questions[:1], 1))[0].expected.reason.startswith(
+        "confidence missing"
+    )
 
 
 def test_a_batch_gives_what_single_prompts_give_at_temperature_0(questions):
-    greedy = TransformersBackend(TINY, sampling=Sampling(temperature=0.0, max_tokens=24), local=Local())
+    greedy = TransformersBackend(
+        TINY, sampling=Sampling(temperature=0.0, max_tokens=24), local=Local()
+    )
     together = [g.text for g in greedy.generate(jobs_of(questions, 1))]
     assert together == [greedy.generate([job])[0].text for job in jobs_of(questions, 1)]
 
@@ -110,7 +131,9 @@ def test_a_batch_gives_what_single_prompts_give_at_temperature_0(questions):
 def test_the_approximate_readout_is_near_the_exact_one(backend, questions):
     """Top log-probs along the sampled path, as an endpoint would give them, against the whole tree."""
     errors, stated_errors = [], []
-    for job, done in zip(jobs_of(questions, 1), backend.generate(jobs_of(questions, 1)), strict=True):
+    for job, done in zip(
+        jobs_of(questions, 1), backend.generate(jobs_of(questions, 1)), strict=True
+    ):
         ids = backend.tokenizer.encode(done.text, add_special_tokens=False)
         prompt = encode_chat(backend.tokenizer, job.example.messages)
         steps = top_steps(backend.model, backend.tokenizer, prompt, ids, k=20)
@@ -130,13 +153,28 @@ def top_steps(model, tokenizer, prompt, ids, k):
     for i, token in enumerate(ids):
         row = logits[len(prompt) - 1 + i]
         best = row.topk(min(k, len(row)))
-        top = {tokenizer.decode([t]): float(v) for v, t in zip(best.values, best.indices.tolist(), strict=True)}
+        top = {
+            tokenizer.decode([t]): float(v)
+            for v, t in zip(best.values, best.indices.tolist(), strict=True)
+        }
         steps.append(TokenStep(tokenizer.decode([token]), float(row[token]), top))
     return steps
 
 
 def test_the_command(tmp_path, capsys):
-    args = ["eval", "--model", TINY, "--task", "arithmetic", "--limit", "12", "--max-tokens", "24", "--samples", "2"]
+    args = [
+        "eval",
+        "--model",
+        TINY,
+        "--task",
+        "arithmetic",
+        "--limit",
+        "12",
+        "--max-tokens",
+        "24",
+        "--samples",
+        "2",
+    ]
     args += ["--output", str(tmp_path), "--threads", "1", "--n-resamples", "20", "--no-progress"]
     assert main(args) == OK
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -155,27 +193,52 @@ def test_p_true_agrees_with_the_words_in_full(backend, questions):
     assert QUESTION in shown and "0.62" not in shown  # it is not to read its stated confidence back
     continuations = word_tokens(backend.tokenizer)
     width = max(map(len, continuations))
-    ids = torch.tensor([[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in continuations])
+    ids = torch.tensor(
+        [[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in continuations]
+    )
     with torch.inference_mode():
-        logits = backend.model(input_ids=ids, logits_to_keep=width + 1).logits.double().log_softmax(-1)
+        logits = (
+            backend.model(input_ids=ids, logits_to_keep=width + 1).logits.double().log_softmax(-1)
+        )
     p = [
-        math.exp(sum(float(row[i, t]) for i, t in enumerate(ts))) for row, ts in zip(logits, continuations, strict=True)
+        math.exp(sum(float(row[i, t]) for i, t in enumerate(ts)))
+        for row, ts in zip(logits, continuations, strict=True)
     ]
     asked = backend.ask(example.messages, response)
-    assert asked.value == pytest.approx(p[0] / sum(p), abs=1e-6) and asked.mass == pytest.approx(sum(p), rel=1e-5)
+    assert asked.value == pytest.approx(p[0] / sum(p), abs=1e-6) and asked.mass == pytest.approx(
+        sum(p), rel=1e-5
+    )
     assert backend.ask(example.messages, "Confidence: 0.9").reason == NO_ANSWER
     assert backend.ask([{"role": "user", "content": "x" * 2000}], response).reason == TOO_LONG
 
 
 def test_p_true_by_the_command(tmp_path, capsys):
-    args = ["eval", "--model", TINY, "--task", "arithmetic", "--limit", "6", "--max-tokens", "24", "--threads", "1"]
+    args = [
+        "eval",
+        "--model",
+        TINY,
+        "--task",
+        "arithmetic",
+        "--limit",
+        "6",
+        "--max-tokens",
+        "24",
+        "--threads",
+        "1",
+    ]
     args += ["--output", str(tmp_path / "o"), "--n-resamples", "20", "--no-progress"]
     assert main([*args, "--p-true"]) == OK
     rows = [json.loads(line) for line in (tmp_path / "o" / "rows.jsonl").read_text().splitlines()]
     assert all(0 <= row["p_true"] <= 1 and 0 < row["p_true_mass"] <= 1 for row in rows)
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert metrics["readouts"]["p_true"]["metrics"]["ece"]["n"] == 6
-    again = ["eval", "--responses", str(tmp_path / "o" / "rows.jsonl"), "--output", str(tmp_path / "again")]
+    again = [
+        "eval",
+        "--responses",
+        str(tmp_path / "o" / "rows.jsonl"),
+        "--output",
+        str(tmp_path / "again"),
+    ]
     assert main([*again, "--n-resamples", "20"]) == OK
     judged = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert judged["readouts"]["p_true"]["metrics"] == metrics["readouts"]["p_true"]["metrics"]

@@ -11,7 +11,9 @@ import pytest
 
 from caopd_verl.cli import BAD_INPUT, OK, main
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FAST = ["--n-resamples", "50"]
 ATTACK = "<script>document.title='hacked'</script><img src=x onerror=document.title='hacked'>"
 
@@ -32,8 +34,18 @@ def results(tmp_path_factory):
             })  # fmt: skip
         path = folder / f"{name}.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in rows))
-        args = ["eval", "--responses", str(path), "--verifier", "multiple_choice", "--output", str(folder / name)]
-        assert main([*args, "--name", f"{name} <b>", "--compat", *FAST, "--n-simulations", "50"]) == OK
+        args = [
+            "eval",
+            "--responses",
+            str(path),
+            "--verifier",
+            "multiple_choice",
+            "--output",
+            str(folder / name),
+        ]
+        assert (
+            main([*args, "--name", f"{name} <b>", "--compat", *FAST, "--n-simulations", "50"]) == OK
+        )
     return folder
 
 
@@ -41,7 +53,18 @@ def results(tmp_path_factory):
 def page(results):
     path = results / "out" / "report.html"
     assert (
-        main(["report", str(results / "base"), str(results / "trained"), "-o", str(path), "--title", "T & U", *FAST])
+        main(
+            [
+                "report",
+                str(results / "base"),
+                str(results / "trained"),
+                "-o",
+                str(path),
+                "--title",
+                "T & U",
+                *FAST,
+            ]
+        )
         == OK
     )
     return path
@@ -50,7 +73,9 @@ def page(results):
 def test_the_page_is_self_contained_and_escaped(page):
     text = page.read_text(encoding="utf-8")
     assert "T &amp; U" in text and html.escape(ATTACK[:8]) in text
-    assert "<script" not in text and "onerror=document" not in text.replace("onerror=document.title=&#39;", "")
+    assert "<script" not in text and "onerror=document" not in text.replace(
+        "onerror=document.title=&#39;", ""
+    )
     links = re.findall(r'(?:src|href)="([^"]{0,30})', text)
     assert links and all(link.startswith("data:image/svg+xml;base64,") for link in links)
 
@@ -84,10 +109,16 @@ def test_chromium_shows_the_numbers_of_metrics_json(page, results, tmp_path):
                     figures[readout]["metrics"][metric]["value"], abs=6e-4
                 )
         first = section.split("Confidently wrong")[1].split("<summary>")[1].split("</summary>")[0]
-        rows = [json.loads(line) for line in (results / name / "rows.jsonl").read_text().splitlines()]
-        worst = max(r["confidence"] for r in rows if not r["correct"] and r["confidence"] is not None)
+        rows = [
+            json.loads(line) for line in (results / name / "rows.jsonl").read_text().splitlines()
+        ]
+        worst = max(
+            r["confidence"] for r in rows if not r["correct"] and r["confidence"] is not None
+        )
         assert f"stated {worst}" in first
-    assert dom.count('class="comparison"') == 3  # models against each other, expected against stated for both
+    assert (
+        dom.count('class="comparison"') == 3
+    )  # models against each other, expected against stated for both
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -99,7 +130,10 @@ def test_chromium_draws_every_plot(page, tmp_path):
 
     pixels = imread(shot)[..., :3]
     assert pixels.shape[:2] == (3000, 1200)
-    colours = {(0, 114, 178), (213, 94, 0)}  # the palette's first two: they come from the plots alone
+    colours = {
+        (0, 114, 178),
+        (213, 94, 0),
+    }  # the palette's first two: they come from the plots alone
     flat = (pixels.reshape(-1, 3) * 255).round().astype(int)
     for colour in colours:
         assert (np.abs(flat - colour).max(axis=1) <= 2).sum() > 200
@@ -110,10 +144,21 @@ def test_plots_of_one_and_of_several_results(results, tmp_path):
     one = {p.name for p in (tmp_path / "one").iterdir()}
     for kind in ("png", "svg"):
         assert {
-            f"{n}.{kind}" for n in ("reliability_stated", "bars_expected", "histogram_stated", "risk_coverage")
+            f"{n}.{kind}"
+            for n in ("reliability_stated", "bars_expected", "histogram_stated", "risk_coverage")
         } <= one
     assert (
-        main(["plot", str(results / "base"), str(results / "trained"), "-o", str(tmp_path / "two"), "--formats", "png"])
+        main(
+            [
+                "plot",
+                str(results / "base"),
+                str(results / "trained"),
+                "-o",
+                str(tmp_path / "two"),
+                "--formats",
+                "png",
+            ]
+        )
         == OK
     )
     two = {p.name for p in (tmp_path / "two").rglob("*.png")}
@@ -125,12 +170,17 @@ def test_plots_of_one_and_of_several_results(results, tmp_path):
 def test_training_curves(tmp_path, capsys):
     log = tmp_path / "metrics.jsonl"
     log.write_text("\n".join(json.dumps({"step": i, "val/ece": 0.3 - i / 100}) for i in range(10)))
-    assert main(["plot", "--training", str(log), "--panel", "ECE=val/ece", "-o", str(tmp_path / "p")]) == OK
+    assert (
+        main(["plot", "--training", str(log), "--panel", "ECE=val/ece", "-o", str(tmp_path / "p")])
+        == OK
+    )
     assert (tmp_path / "p" / "training.svg").exists()
 
 
 def test_errors(tmp_path, results, capsys):
     assert main(["plot", "-o", str(tmp_path)]) == BAD_INPUT
-    assert main(["plot", str(results / "base"), "-o", str(tmp_path), "--formats", "gif"]) == BAD_INPUT
+    assert (
+        main(["plot", str(results / "base"), "-o", str(tmp_path), "--formats", "gif"]) == BAD_INPUT
+    )
     assert main(["report", str(tmp_path / "none"), "-o", str(tmp_path / "r.html")]) == BAD_INPUT
     assert "the folder of a caopd eval run" in capsys.readouterr().err

@@ -21,17 +21,25 @@ def options():
 @pytest.fixture
 def own_rows(tmp_path):
     path = tmp_path / "mine.jsonl"
-    rows = [{"id": str(i), "prompt": f"{i}+1=?", "answer": str(i + 1), "verifier": "arithmetic"} for i in range(60)]
+    rows = [
+        {"id": str(i), "prompt": f"{i}+1=?", "answer": str(i + 1), "verifier": "arithmetic"}
+        for i in range(60)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 def test_t32_the_validation_split_is_the_one_of_training(options, own_rows):
     args = ["--task", "jsonl", "--data", str(own_rows), "--val-fraction", "0.25"]
-    parts = {split: {e.id for e in _examples(options(*args, "--split", split))} for split in ("train", "val", "test")}
+    parts = {
+        split: {e.id for e in _examples(options(*args, "--split", split))}
+        for split in ("train", "val", "test")
+    }
     assert len(parts["val"]) == 15 and not parts["val"] & parts["train"]
     assert parts["val"] | parts["train"] == parts["test"]
-    trained = load_task("jsonl", path=own_rows, seed=0, n=None, split="val", validation_fraction=0.25)
+    trained = load_task(
+        "jsonl", path=own_rows, seed=0, n=None, split="val", validation_fraction=0.25
+    )
     assert parts["val"] == {e.id for e in trained}
 
 

@@ -41,7 +41,17 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
     from caopd_verl.evaluation.settings import Local, Sampling
     from caopd_verl.evaluation.sources.local import TransformersBackend, encode_chat
 
-    command = [sys.executable, "-m", "caopd_verl.cli", "eval", "--backend", "vllm", "--model", TINY, *ASK]
+    command = [
+        sys.executable,
+        "-m",
+        "caopd_verl.cli",
+        "eval",
+        "--backend",
+        "vllm",
+        "--model",
+        TINY,
+        *ASK,
+    ]
     command += ["--max-model-len", "512", "--gpu-memory", "0.1", "--p-true", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=500)
     assert done.returncode == OK, done.stderr[-3000:]
@@ -73,7 +83,16 @@ def test_vllms_own_server(tmp_path):
         "--served-model-name",
         "tiny",
     ]
-    command += ["--port", str(port), "--host", "127.0.0.1", "--max-model-len", "256", "--gpu-memory-utilization", "0.1"]
+    command += [
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--max-model-len",
+        "256",
+        "--gpu-memory-utilization",
+        "0.1",
+    ]
     command += ["--dtype", "float32"]
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
@@ -81,7 +100,16 @@ def test_vllms_own_server(tmp_path):
         )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/health", server, tmp_path / "server.log")
-        args = ["eval", "--endpoint", f"http://127.0.0.1:{port}/v1", "--model", "tiny", *ASK, "-o", str(tmp_path / "o")]
+        args = [
+            "eval",
+            "--endpoint",
+            f"http://127.0.0.1:{port}/v1",
+            "--model",
+            "tiny",
+            *ASK,
+            "-o",
+            str(tmp_path / "o"),
+        ]
         assert main(args) == OK
     finally:
         os.killpg(server.pid, signal.SIGKILL)  # its engine is a process of its own
@@ -93,7 +121,12 @@ def test_vllms_own_server(tmp_path):
 
 
 def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
 
 
 def wait_until_healthy(url, server, log):

@@ -13,7 +13,9 @@ LN = math.log
 
 def steps(*tokens):
     """Each token: (text, {alternative: probability}); the sampled one's probability is among them."""
-    return [TokenStep(text, LN(top[text]), {t: LN(p) for t, p in top.items()}) for text, top in tokens]
+    return [
+        TokenStep(text, LN(top[text]), {t: LN(p) for t, p in top.items()}) for text, top in tokens
+    ]
 
 
 def fixed(text):
@@ -36,20 +38,37 @@ def test_digits_one_by_one_by_hand():
 
 
 def test_merged_digits_and_a_blank_joined_to_the_number():
-    seq = [fixed("Confidence:"), (" 0", {" 0": 0.75, " 1": 0.25}), fixed("."), ("62", {"62": 0.5, "90": 0.5})]
+    seq = [
+        fixed("Confidence:"),
+        (" 0", {" 0": 0.75, " 1": 0.25}),
+        fixed("."),
+        ("62", {"62": 0.5, "90": 0.5}),
+    ]
     result = number("Confidence: 0.62", seq)
     assert result.value == pytest.approx(0.75 * 0.76 + 0.25)
 
 
 def test_one_decimal_may_go_on():
-    seq = [fixed("Confidence: "), fixed("0"), fixed("."), ("9", {"9": 0.5, "7": 0.5}), ("\n", {"\n": 0.8, "5": 0.2})]
+    seq = [
+        fixed("Confidence: "),
+        fixed("0"),
+        fixed("."),
+        ("9", {"9": 0.5, "7": 0.5}),
+        ("\n", {"\n": 0.8, "5": 0.2}),
+    ]
     result = number("Confidence: 0.9\n", seq)
     # 0.9 ends with 0.8 or goes on to 0.95; what follows 0.7 is taken to be worth the same 0.01
     assert result.value == pytest.approx(0.5 * 0.91 + 0.5 * 0.71)
 
 
 def test_what_is_no_number_is_missing_mass():
-    seq = [fixed("Confidence: "), ("0", {"0": 0.6, "high": 0.3}), fixed("."), fixed("6"), fixed("2")]
+    seq = [
+        fixed("Confidence: "),
+        ("0", {"0": 0.6, "high": 0.3}),
+        fixed("."),
+        fixed("6"),
+        fixed("2"),
+    ]
     result = number("Confidence: 0.62", seq)
     assert (result.value, result.mass) == pytest.approx((0.62, 0.6))
 
@@ -85,7 +104,9 @@ def test_as_decoded_by_hand():
         fixed("B\nConfidence:"), fixed(" "), ("0", {"0": 0.9, "1": 0.1}), fixed("."),
         ("6", {"6": 0.5, "8": 0.5}), ("2", {"2": 0.6, "4": 0.3, "7": 0.1}),
     ]  # fmt: skip
-    result = approximate_expected("B\nConfidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=0.95))
+    result = approximate_expected(
+        "B\nConfidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=0.95)
+    )
     # squares, renormalised: 2 or 4 after 0.6 (36 : 9, the 7 is beyond 95 %); 6 or 8; the 1 falls out (1/82 < 5 %)
     second = (36 * 0.02 + 9 * 0.04) / 45
     assert result.value == pytest.approx(0.5 * (0.6 + second) + 0.5 * (0.8 + second))
@@ -94,8 +115,16 @@ def test_as_decoded_by_hand():
 
 
 def test_as_decoded_does_not_depend_on_what_is_no_number():
-    seq = [fixed("Confidence: "), ("0", {"0": 0.9, "high": 0.1}), fixed("."), ("6", {"6": 0.4, "9": 0.2}), fixed("2")]
-    result = approximate_expected("Confidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=1.0))
+    seq = [
+        fixed("Confidence: "),
+        ("0", {"0": 0.9, "high": 0.1}),
+        fixed("."),
+        ("6", {"6": 0.4, "9": 0.2}),
+        fixed("2"),
+    ]
+    result = approximate_expected(
+        "Confidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=1.0)
+    )
     assert result.value == pytest.approx((4 * 0.62 + 0.92) / 5)
     assert result.mass == pytest.approx(0.9 * 0.6)
 

@@ -32,13 +32,19 @@ def test_reading(text, value, how):
 
 def test_float_edges_put_three_values_one_bin_lower():
     # 0.3 with the right 0.25: together in bin 2 (gap |0.55 - 1|), apart they would be 0.3 and 0.75 off.
-    assert reference_metrics([0.3, 0.25], [False, True], n_bins=10)["ece"] == pytest.approx(0.45 / 2)
-    assert reference_metrics([0.4, 0.35], [False, True], n_bins=10)["ece"] == pytest.approx((0.4 + 0.65) / 2)
+    assert reference_metrics([0.3, 0.25], [False, True], n_bins=10)["ece"] == pytest.approx(
+        0.45 / 2
+    )
+    assert reference_metrics([0.4, 0.35], [False, True], n_bins=10)["ece"] == pytest.approx(
+        (0.4 + 0.65) / 2
+    )
     for edge, below in ((0.6, 0.55), (0.7, 0.65)):
         assert reference_metrics([edge, below], [False, True], n_bins=10)["ece"] == pytest.approx(
             abs(edge + below - 1) / 2
         )
-    assert reference_metrics([1.0, 0.95], [False, True], n_bins=10)["ece"] == pytest.approx(0.95 / 2)
+    assert reference_metrics([1.0, 0.95], [False, True], n_bins=10)["ece"] == pytest.approx(
+        0.95 / 2
+    )
 
 
 def test_unread_counts_as_0_and_undefined_spr_is_0():
@@ -54,7 +60,9 @@ def test_summary_counts_crashes_and_what_was_read():
     read = [reference_confidence(t) for t in ("Confidence: 0.5", "Confidence: 0.9.", "no idea")]
     summary = compat_summary(read, [True, False, True], n_bins=10)
     assert (summary["n"], summary["n_read"], summary["n_reference_crashes"]) == (3, 1, 1)
-    assert summary["mean_conf"] == pytest.approx(0.5 / 3) and summary["read_only"]["mean_conf"] == 0.5
+    assert (
+        summary["mean_conf"] == pytest.approx(0.5 / 3) and summary["read_only"]["mean_conf"] == 0.5
+    )
 
 
 def test_the_reference_reads_long_texts_in_linear_time():

@@ -31,7 +31,10 @@ def test_undefined_is_none_with_a_reason_never_0():
     assert result["spr"].value is None and "all 2 rows are correct" in result["spr"].reason
     assert result["acc"].value == 1.0 and result["acc"].low < 0.5 and result["acc"].high == 1.0
     result = estimate_readout([None, None], [True, False], **OPTIONS)
-    assert result["ece"].value is None and result["ece"].reason == "none of the 2 rows carries a confidence"
+    assert (
+        result["ece"].value is None
+        and result["ece"].reason == "none of the 2 rows carries a confidence"
+    )
     assert result["acc"].value == 0.5 and result["format_adherence"].value == 0.0
     result = estimate_readout([], [], **OPTIONS)
     assert result["acc"].reason == "there are no rows"
@@ -41,14 +44,18 @@ def test_intervals_match_normal_theory_and_widen_with_clusters():
     confidence, correct = sample(400)
     alone = estimate_readout(confidence, correct, **{**OPTIONS, "n_resamples": 2000})["acc"]
     half = 1.96 * math.sqrt(alone.value * (1 - alone.value) / 400)
-    assert (alone.low, alone.high) == pytest.approx((alone.value - half, alone.value + half), abs=0.01)
+    assert (alone.low, alone.high) == pytest.approx(
+        (alone.value - half, alone.value + half), abs=0.01
+    )
     eight = estimate_readout(
         np.repeat(confidence[:50], 8).tolist(), np.repeat(correct[:50], 8).tolist(),
         **{**OPTIONS, "groups": [i // 8 for i in range(400)]},
     )  # fmt: skip
     once = estimate_readout(confidence[:50], correct[:50], **OPTIONS)
     for name in ("acc", "brier", "spr"):  # eight equal samples of a question carry no more than one
-        assert (eight[name].low, eight[name].high) == pytest.approx((once[name].low, once[name].high), abs=1e-9)
+        assert (eight[name].low, eight[name].high) == pytest.approx(
+            (once[name].low, once[name].high), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize(("power", "true_ece"), [(1.0, 0.0), (1.5, 0.0978)])
@@ -63,7 +70,11 @@ def test_the_interval_of_the_ece_covers_the_truth(power, true_ece):
 
 def test_policies_for_missing_confidences():
     confidence, correct = [0.9, None, 0.9, None], [True, False, True, True]
-    for missing, brier in {"drop": 0.01, "zero": (0.02 + 0 + 1) / 4, "worst": (0.02 + 1 + 1) / 4}.items():
+    for missing, brier in {
+        "drop": 0.01,
+        "zero": (0.02 + 0 + 1) / 4,
+        "worst": (0.02 + 1 + 1) / 4,
+    }.items():
         result = estimate_readout(confidence, correct, **{**OPTIONS, "missing": missing})
         assert result["brier"].value == pytest.approx(brier)
         assert result["brier"].n == (2 if missing == "drop" else 4)
@@ -80,7 +91,9 @@ def test_bad_arguments():
 def test_noise_floor_of_the_issue():
     rng = np.random.default_rng(0)
     means = [
-        noise_floor(rng.beta(1.2, 0.9, 68).tolist(), n_bins=10, groups=None, n_simulations=200, seed=i)
+        noise_floor(
+            rng.beta(1.2, 0.9, 68).tolist(), n_bins=10, groups=None, n_simulations=200, seed=i
+        )
         for i in range(20)
     ]
     assert np.mean([floor.mean for floor in means]) == pytest.approx(0.120, abs=0.006)
@@ -91,7 +104,9 @@ def test_noise_floor_of_the_issue():
 
 def test_the_noise_floor_rises_where_samples_of_a_question_fail_together():
     confidence = np.repeat(np.random.default_rng(0).beta(1.2, 0.9, 50), 8).tolist()
-    floor = noise_floor(confidence, n_bins=10, groups=[i // 8 for i in range(400)], n_simulations=300, seed=0)
+    floor = noise_floor(
+        confidence, n_bins=10, groups=[i // 8 for i in range(400)], n_simulations=300, seed=0
+    )
     assert floor.clustered_mean > 2 * floor.mean
 
 
@@ -100,7 +115,10 @@ def test_paired_comparison_tells_better_worse_and_cant_tell():
     p = rng.beta(1.2, 0.9, 500)
     correct = (rng.random(500) < p).tolist()
     ids = [f"q{i}" for i in range(500)]
-    good, bad = Column(ids, np.round(p, 2).tolist(), correct), Column(ids, np.round(p**0.2, 2).tolist(), correct)
+    good, bad = (
+        Column(ids, np.round(p, 2).tolist(), correct),
+        Column(ids, np.round(p**0.2, 2).tolist(), correct),
+    )
     options = dict(n_bins=10, missing="drop", n_resamples=200, level=0.95, seed=0)
     result = compare(bad, good, **options)
     assert set(result.metrics) == set(COMPARED) and result.n_questions == 500
@@ -118,15 +136,28 @@ def test_comparison_is_paired_and_over_common_questions():
     correct = rng.random(300) < hard
     ids = list(range(300))
     base = np.clip(hard + 0.3 * rng.normal(size=300), 0, 1)
-    old, new = Column(ids, base.tolist(), correct.tolist()), Column(ids, (0.98 * base).tolist(), correct.tolist())
-    result = compare(old, new, n_bins=10, missing="drop", n_resamples=300, level=0.95, seed=0).metrics["brier"]
+    old, new = (
+        Column(ids, base.tolist(), correct.tolist()),
+        Column(ids, (0.98 * base).tolist(), correct.tolist()),
+    )
+    result = compare(
+        old, new, n_bins=10, missing="drop", n_resamples=300, level=0.95, seed=0
+    ).metrics["brier"]
     unpaired = estimate_readout(base.tolist(), correct.tolist(), **OPTIONS)["brier"]
     assert result.high - result.low < 0.3 * (unpaired.high - unpaired.low)
     part = Column([5, 6, 999], [0.5, 0.5, 0.5], [True, False, True])
     limited = compare(old, part, n_bins=10, missing="drop", n_resamples=20, level=0.95, seed=0)
     assert (limited.n_questions, limited.only_old, limited.only_new) == (2, 298, 1)
     with pytest.raises(DataError, match="no question in common"):
-        compare(old, Column(["x"], [0.5], [True]), n_bins=10, missing="drop", n_resamples=20, level=0.95, seed=0)
+        compare(
+            old,
+            Column(["x"], [0.5], [True]),
+            n_bins=10,
+            missing="drop",
+            n_resamples=20,
+            level=0.95,
+            seed=0,
+        )
 
 
 def test_readouts_are_resampled_together():

@@ -30,7 +30,10 @@ CORPUS = [
 
 def _wrap(tokenizer, **kwargs):
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, eos_token="<|im_end|>", **kwargs
+        tokenizer_object=tokenizer,
+        clean_up_tokenization_spaces=False,
+        eos_token="<|im_end|>",
+        **kwargs,
     )
 
 
@@ -39,7 +42,9 @@ def characters():
     alphabet = sorted(set("".join(CORPUS)) | set("abcdefghijklmnopqrstuvwxyz+=?"))
     vocab = {c: i for i, c in enumerate([*alphabet, "<unk>", "<|im_end|>"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(r"[\s\S]"), "isolated"
+    )
     tokenizer.decoder = tokenizers.decoders.Fuse()
     return _wrap(tokenizer)
 
@@ -52,7 +57,9 @@ def byte_level(split_digits):
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=500, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|im_end|>"]
+        vocab_size=500,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|im_end|>"],
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return _wrap(tokenizer)
@@ -71,7 +78,15 @@ def metaspace():
 def word_piece():
     """WordPiece-like: lower-cased words, blanks around punctuation in the decoded text; line breaks are kept."""
     alphabet = sorted(set("".join(CORPUS).lower()) - {" "})
-    words: list[str] = ["[UNK]", "<|im_end|>", "confidence", "answer", "high", *alphabet, *["##" + c for c in alphabet]]
+    words: list[str] = [
+        "[UNK]",
+        "<|im_end|>",
+        "confidence",
+        "answer",
+        "high",
+        *alphabet,
+        *["##" + c for c in alphabet],
+    ]
     words += [f"{i:02d}" for i in range(0, 100, 7)]
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
@@ -138,7 +153,9 @@ def test_the_tree_agrees_with_brute_force_over_all_strings(tokenizer, as_mapping
     prefix = value_prefix(full, tokenizer)
     assert prefix.ids is not None, prefix.reason
     model = TableModel(len(tokenizer), as_mapping)
-    result = expected_confidence(model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead)
+    result = expected_confidence(
+        model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead
+    )
     continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
     value, mass = brute_force(model, prefix.ids, continuations)
     assert result.value == pytest.approx(value, abs=1e-9)
@@ -165,7 +182,9 @@ def test_a_model_sure_of_one_string_gives_its_value_and_full_mass(tokenizer):
         def sure(sequences, full=full):
             return [{full[len(ids)]: 0.0} if ids == full[: len(ids)] else {} for ids in sequences]
 
-        result = expected_confidence(sure, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead)
+        result = expected_confidence(
+            sure, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead
+        )
         assert (result.value, result.mass) == pytest.approx((VALUES[i], 1.0))
 
 
@@ -188,10 +207,16 @@ def test_merged_digits_are_merged_in_the_tree():
 
 def test_prefixes_of_a_batch_do_not_mix(tokenizer):
     texts = [f"{body}\nConfidence: 0.62" for body in ("B", "<answer>", "The answer")]
-    prefixes = [value_prefix(tokenizer.encode(t, add_special_tokens=False), tokenizer) for t in texts]
+    prefixes = [
+        value_prefix(tokenizer.encode(t, add_special_tokens=False), tokenizer) for t in texts
+    ]
     model = TableModel(len(tokenizer))
     together = expected_confidences(
-        model, [p.ids for p in prefixes], tokenizer=tokenizer, decoding=AS_MODEL, leads=[p.lead for p in prefixes]
+        model,
+        [p.ids for p in prefixes],
+        tokenizer=tokenizer,
+        decoding=AS_MODEL,
+        leads=[p.lead for p in prefixes],
     )
     assert model.calls == 1
     parts = expected_confidences(
@@ -204,7 +229,9 @@ def test_prefixes_of_a_batch_do_not_mix(tokenizer):
     )
     assert [(r.value, r.mass) for r in parts] == [(r.value, r.mass) for r in together]
     for prefix, result in zip(prefixes, together, strict=True):
-        alone = expected_confidence(model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead)
+        alone = expected_confidence(
+            model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead
+        )
         assert (result.value, result.mass) == (alone.value, alone.mass)
     assert expected_confidences(model, [], tokenizer=tokenizer, decoding=AS_MODEL, leads=[]) == []
 
@@ -225,7 +252,11 @@ def test_value_prefix_of_a_long_response_and_of_ones_without_a_number(tokenizer)
     line = tokenizer.encode("\nConfidence: 0.62", add_special_tokens=False)
     prefix = value_prefix(body + line, tokenizer)
     assert prefix.ids is not None and len(prefix.ids) > len(body)
-    for text, reason in {"": "missing", "the answer": "missing", "x\nConfidence: high": "malformed"}.items():
+    for text, reason in {
+        "": "missing",
+        "the answer": "missing",
+        "x\nConfidence: high": "malformed",
+    }.items():
         none = value_prefix(tokenizer.encode(text, add_special_tokens=False), tokenizer)
         assert none.ids is None and reason in none.reason
     assert value_prefix(body, tokenizer).ids is None
@@ -234,7 +265,9 @@ def test_value_prefix_of_a_long_response_and_of_ones_without_a_number(tokenizer)
 def test_no_mass_gives_no_value_and_underflow_still_does():
     tokenizer = characters()
     prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
-    nothing = expected_confidence(lambda seqs: [{} for _ in seqs], prefix, tokenizer=tokenizer, decoding=AS_MODEL)
+    nothing = expected_confidence(
+        lambda seqs: [{} for _ in seqs], prefix, tokenizer=tokenizer, decoding=AS_MODEL
+    )
     assert (nothing.value, nothing.mass) == (None, 0.0)
     tiny = expected_confidence(
         lambda seqs: [dict.fromkeys(range(len(tokenizer)), -300.0) for _ in seqs],
@@ -250,11 +283,18 @@ def test_bad_callbacks_are_named():
     prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
     for row in (np.zeros(len(tokenizer)), np.full(len(tokenizer), math.nan)):
         with pytest.raises(DataError, match="did not return log-probabilities"):
-            expected_confidence(lambda seqs, row=row: [row] * len(seqs), prefix, tokenizer=tokenizer, decoding=AS_MODEL)
+            expected_confidence(
+                lambda seqs, row=row: [row] * len(seqs),
+                prefix,
+                tokenizer=tokenizer,
+                decoding=AS_MODEL,
+            )
     with pytest.raises(DataError, match="gave 0 rows for 16 sequences"):
         expected_confidence(lambda seqs: [], prefix, tokenizer=tokenizer, decoding=AS_MODEL)
     with pytest.raises(DataError, match="1 prefixes but 0 leads"):
-        expected_confidences(lambda seqs: [], [prefix], tokenizer=tokenizer, decoding=AS_MODEL, leads=[])
+        expected_confidences(
+            lambda seqs: [], [prefix], tokenizer=tokenizer, decoding=AS_MODEL, leads=[]
+        )
 
 
 def test_a_tokenizer_that_cannot_spell_the_strings_is_an_error():
@@ -285,7 +325,9 @@ def drawn_by_hand(model, prefix, continuations, decoding):
     for own, number in zip(continuations, VALUES, strict=True):
         chance = 1.0
         for depth, token in enumerate(own):
-            ways = sorted({c[depth] for c in continuations if c[:depth] == own[:depth] and len(c) > depth})
+            ways = sorted(
+                {c[depth] for c in continuations if c[:depth] == own[:depth] and len(c) > depth}
+            )
             p = np.exp(model.row([*prefix, *own[:depth]])[ways]) ** (1 / decoding.temperature)
             p = dict(zip(ways, p / p.sum(), strict=True))
             kept, total = set(), 0.0
@@ -304,10 +346,16 @@ def test_the_mean_as_decoded_agrees_with_a_walk_over_all_strings(tokenizer, deco
     full = tokenizer.encode(RESPONSE, add_special_tokens=False)
     prefix = value_prefix(full, tokenizer)
     model = TableModel(len(tokenizer))
-    result = expected_confidence(model, prefix.ids, tokenizer=tokenizer, decoding=decoding, lead=prefix.lead)
+    result = expected_confidence(
+        model, prefix.ids, tokenizer=tokenizer, decoding=decoding, lead=prefix.lead
+    )
     continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
-    assert result.value == pytest.approx(drawn_by_hand(model, prefix.ids, continuations, decoding), abs=1e-9)
-    assert result.value_t1 == pytest.approx(brute_force(model, prefix.ids, continuations)[0], abs=1e-9)
+    assert result.value == pytest.approx(
+        drawn_by_hand(model, prefix.ids, continuations, decoding), abs=1e-9
+    )
+    assert result.value_t1 == pytest.approx(
+        brute_force(model, prefix.ids, continuations)[0], abs=1e-9
+    )
     assert result.value != pytest.approx(result.value_t1, abs=1e-3)
 
 
@@ -335,7 +383,8 @@ def test_the_mean_as_decoded_is_the_mean_of_what_is_sampled():
     def model(sequences):
         with np.errstate(divide="ignore"):
             return [
-                np.log(row(len(s) - len(prefix), s[len(prefix)] if len(s) > len(prefix) else None)) for s in sequences
+                np.log(row(len(s) - len(prefix), s[len(prefix)] if len(s) > len(prefix) else None))
+                for s in sequences
             ]
 
     result = expected_confidence(model, prefix, tokenizer=tokenizer, decoding=PAPER)
@@ -358,7 +407,9 @@ def test_greedy_decoding_and_plain_sampling_read_the_model_itself():
     tokenizer = characters()
     prefix = tokenizer.encode("46\nConfidence: ", add_special_tokens=False)
     for decoding in (Decoding(0.0, 0.95), AS_MODEL):
-        result = expected_confidence(TableModel(len(tokenizer)), prefix, tokenizer=tokenizer, decoding=decoding)
+        result = expected_confidence(
+            TableModel(len(tokenizer)), prefix, tokenizer=tokenizer, decoding=decoding
+        )
         assert result.value == result.value_t1
 
 
@@ -366,9 +417,13 @@ def test_weights_by_hand_and_bad_settings():
     log_probs = np.log([0.5, 0.3, 0.2])
     assert decoded_weights(log_probs, AS_MODEL) == pytest.approx([0.5, 0.3, 0.2])
     assert decoded_weights(log_probs, Decoding(1.0, 0.8)) == pytest.approx([0.625, 0.375, 0.0])
-    assert decoded_weights(log_probs, Decoding(0.5, 1.0)) == pytest.approx([25 / 38, 9 / 38, 4 / 38])
+    assert decoded_weights(log_probs, Decoding(0.5, 1.0)) == pytest.approx(
+        [25 / 38, 9 / 38, 4 / 38]
+    )
     assert decoded_weights(log_probs, Decoding(1.0, 0.1)) == pytest.approx([1.0, 0.0, 0.0])
-    assert decoded_weights(log_probs, Decoding(1.0, 1.0, top_k=2)) == pytest.approx([0.625, 0.375, 0.0])
+    assert decoded_weights(log_probs, Decoding(1.0, 1.0, top_k=2)) == pytest.approx(
+        [0.625, 0.375, 0.0]
+    )
     assert not Decoding(1.0, 1.0, top_k=2).as_model
     assert decoded_weights([-math.inf, -700.0], PAPER) == pytest.approx([0.0, 1.0])
     assert decoded_weights([-math.inf, -math.inf], PAPER).tolist() == [0.0, 0.0]

@@ -41,7 +41,9 @@ def test_t29_unparsed_confidences_are_counted_and_never_averaged_in_unasked():
     assert (drop["acc"], drop["acc_scored"]) == (0.75, 1.0)
     assert drop["mean_conf"] == pytest.approx(0.9) and drop["ocg"] == pytest.approx(-0.1)
     zero = metrics(confidence, correct, missing="zero")
-    assert zero["mean_conf"] == pytest.approx(0.45) and zero["brier"] == pytest.approx((0.01 + 0 + 0.01 + 1) / 4)
+    assert zero["mean_conf"] == pytest.approx(0.45) and zero["brier"] == pytest.approx(
+        (0.01 + 0 + 0.01 + 1) / 4
+    )
     worst = metrics(confidence, correct, missing="worst")
     assert worst["brier"] == pytest.approx((0.01 + 1 + 0.01 + 1) / 4)
     both = metrics_with_parsed_only(confidence, correct, n_bins=10, missing="zero")
@@ -77,9 +79,27 @@ def test_t31_every_decimal_edge_opens_its_bin(n_bins):
 
 def test_t31_the_edges_at_which_floats_go_wrong():
     # numpy.linspace(0, 1, 11) has 0.30000000000000004, 0.6000000000000001 and 0.7000000000000001
-    assert bin_index(np.array([0.3, 0.6, 0.7, 0.1 + 0.2, 1.0, 0.0]), 10).tolist() == [3, 6, 7, 3, 9, 0]
+    assert bin_index(np.array([0.3, 0.6, 0.7, 0.1 + 0.2, 1.0, 0.0]), 10).tolist() == [
+        3,
+        6,
+        7,
+        3,
+        9,
+        0,
+    ]
     assert bin_index(np.array([0.2999, 0.5999, 0.6999]), 10).tolist() == [2, 5, 6]
-    assert [b.n for b in reliability_bins([0.3, 0.6, 0.7], [True] * 3, n_bins=10)] == [0, 0, 0, 1, 0, 0, 1, 1, 0, 0]
+    assert [b.n for b in reliability_bins([0.3, 0.6, 0.7], [True] * 3, n_bins=10)] == [
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        1,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_t31_ece_of_a_perfectly_calibrated_model_is_not_zero_at_small_n():
@@ -101,7 +121,12 @@ def test_no_rows_give_none_everywhere():
     assert result.pop("n") == 0 and result.pop("n_parsed") == 0
     assert set(result.values()) == {None}
     unparsed = metrics([None, None], [True, False])
-    assert (unparsed["acc"], unparsed["format_adherence"], unparsed["ece"], unparsed["ocg"]) == (0.5, 0.0, None, None)
+    assert (unparsed["acc"], unparsed["format_adherence"], unparsed["ece"], unparsed["ocg"]) == (
+        0.5,
+        0.0,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 90.0, math.nan, math.inf])
@@ -134,7 +159,9 @@ def test_agrees_with_slow_definitions(rows, n_bins):
     pairs = [(a, b) for a, y in rows if y for b, z in rows if not z]
     if pairs:
         assert result["spr"] == pytest.approx(sum(a > b for a, b in pairs) / len(pairs), abs=1e-12)
-        assert result["tie_rate"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs), abs=1e-12)
+        assert result["tie_rate"] == pytest.approx(
+            sum(a == b for a, b in pairs) / len(pairs), abs=1e-12
+        )
         assert result["spr"] + result["tie_rate"] <= 1.0 + 1e-12
     cells = reliability_bins(confidence, correct, n_bins=n_bins)
     assert sum(b.n for b in cells) == len(rows)
@@ -162,8 +189,12 @@ def test_auroc_and_brier_agree_with_scikit_learn(decimals):
         correct = rng.random(n) < confidence
         correct[:2] = [True, False]
         result = metrics(confidence.tolist(), correct.tolist())
-        assert result["auroc"] == pytest.approx(sklearn.roc_auc_score(correct, confidence), abs=1e-9)
-        assert result["brier"] == pytest.approx(sklearn.brier_score_loss(correct, confidence), abs=1e-9)
+        assert result["auroc"] == pytest.approx(
+            sklearn.roc_auc_score(correct, confidence), abs=1e-9
+        )
+        assert result["brier"] == pytest.approx(
+            sklearn.brier_score_loss(correct, confidence), abs=1e-9
+        )
 
 
 def test_a_million_rows_need_no_pair_table():
@@ -182,7 +213,9 @@ def test_bootstrap_interval_matches_the_binomial_one_and_widens_with_clusters():
     half = 1.96 * math.sqrt(outcomes.mean() * (1 - outcomes.mean()) / 400)
     assert (low, high) == pytest.approx((outcomes.mean() - half, outcomes.mean() + half), abs=0.008)
     assert mean_interval(outcomes, cluster_index(None, 400), **kwargs) == (low, high)
-    repeated = np.repeat(outcomes[:50], 8)  # eight equal samples of each question carry no more than one
+    repeated = np.repeat(
+        outcomes[:50], 8
+    )  # eight equal samples of each question carry no more than one
     groups = cluster_index([i // 8 for i in range(400)], 400)
     wide = mean_interval(repeated, groups, **kwargs)
     one_each = mean_interval(outcomes[:50], cluster_index(None, 50), **kwargs)
@@ -191,8 +224,12 @@ def test_bootstrap_interval_matches_the_binomial_one_and_widens_with_clusters():
 
 def test_bootstrap_interval_of_unanimous_outcomes_has_width():
     kwargs = dict(n_resamples=10, level=0.9, seed=0)
-    assert mean_interval(np.ones(3), np.arange(3), **kwargs) == pytest.approx((0.05 ** (1 / 3), 1.0))
-    assert mean_interval(np.zeros(3), np.arange(3), **kwargs) == pytest.approx((0.0, 1 - 0.05 ** (1 / 3)))
+    assert mean_interval(np.ones(3), np.arange(3), **kwargs) == pytest.approx(
+        (0.05 ** (1 / 3), 1.0)
+    )
+    assert mean_interval(np.zeros(3), np.arange(3), **kwargs) == pytest.approx(
+        (0.0, 1 - 0.05 ** (1 / 3))
+    )
     with pytest.raises(ConfigError):
         mean_interval(np.ones(0), np.arange(0), **kwargs)
     with pytest.raises(ConfigError, match="2 groups for 3 rows"):

@@ -40,7 +40,9 @@ def test_single_tokens_by_hand():
         return [{true: math.log(0.3), false: math.log(0.1)} for _ in sequences]
 
     found = p_true(model, [[2], [2, 2]], tokenizer=words)
-    assert [r.value for r in found] == pytest.approx([0.75, 0.75]) and found[0].mass == pytest.approx(0.4)
+    assert [r.value for r in found] == pytest.approx([0.75, 0.75]) and found[
+        0
+    ].mass == pytest.approx(0.4)
     assert asked == [[2], [2, 2]]  # one pass each
 
 
@@ -49,7 +51,11 @@ def test_words_of_several_tokens_share_their_beginnings():
     t, f, rue, alse = (words.tokens.index(w) for w in ("T", "F", "rue", "alse"))
 
     def model(sequences):
-        table = {(9,): {t: math.log(0.5), f: math.log(0.5)}, (9, t): {rue: math.log(0.2)}, (9, f): {alse: 0.0}}
+        table = {
+            (9,): {t: math.log(0.5), f: math.log(0.5)},
+            (9, t): {rue: math.log(0.2)},
+            (9, f): {alse: 0.0},
+        }
         return [table[tuple(s)] for s in sequences]
 
     (found,) = p_true(model, [[9]], tokenizer=words)
@@ -66,7 +72,9 @@ def test_no_probability_at_all_is_none_with_a_reason():
 def test_the_confidence_line_is_not_shown():
     chat = follow_up(CHAT, "4\nConfidence: 0.93")
     assert [m["content"] for m in chat] == ["2+2=?", "4", QUESTION]
-    assert [m["role"] for m in chat] == ["user", "assistant", "user"] and CHAT == [{"role": "user", "content": "2+2=?"}]
+    assert [m["role"] for m in chat] == ["user", "assistant", "user"] and CHAT == [
+        {"role": "user", "content": "2+2=?"}
+    ]
     assert follow_up(CHAT, "Confidence: 0.93") is None and follow_up(CHAT, "  ") is None
 
 

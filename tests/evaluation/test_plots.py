@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.plots import compare_reliability, confidence_histogram, reliability_diagram, training_curves
+from caopd_verl.evaluation.plots import (
+    compare_reliability,
+    confidence_histogram,
+    reliability_diagram,
+    training_curves,
+)
 
 
 def rows(seed=0, n=300):
@@ -25,7 +30,9 @@ def draw(path, kind, confidence, correct):
         return reliability_diagram(confidence, correct, path, title="t", n_bins=10)
     if kind == "histogram":
         return confidence_histogram(confidence, correct, path, title="t")
-    return compare_reliability({"a": (confidence, correct), "b": rows(1), "c": rows(2)}, path, n_bins=10, title="t")
+    return compare_reliability(
+        {"a": (confidence, correct), "b": rows(1), "c": rows(2)}, path, n_bins=10, title="t"
+    )
 
 
 @pytest.mark.parametrize("kind", ["reliability", "histogram", "compare"])
@@ -38,7 +45,8 @@ def test_plots_are_one_column_wide_and_reproducible(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["reliability", "histogram", "compare"])
 @pytest.mark.parametrize(
-    ("confidence", "correct"), [([0.5], [True]), ([1.0] * 9, [False] * 9), ([0.0, 1.0], [True, False])]
+    ("confidence", "correct"),
+    [([0.5], [True]), ([1.0] * 9, [False] * 9), ([0.0, 1.0], [True, False])],
 )
 def test_degenerate_rows_can_be_drawn(tmp_path, kind, confidence, correct):
     size(draw(tmp_path / "plot.png", kind, confidence, correct))
@@ -55,16 +63,23 @@ def test_compare_without_rows_and_groups_of_the_wrong_length(tmp_path):
     with pytest.raises(ConfigError, match="nothing to compare"):
         compare_reliability({}, tmp_path / "x.png", n_bins=10)
     with pytest.raises(ConfigError, match="groups"):
-        reliability_diagram([0.5], [True], tmp_path / "x.png", title="t", n_bins=10, groups=["a", "b"])
+        reliability_diagram(
+            [0.5], [True], tmp_path / "x.png", title="t", n_bins=10, groups=["a", "b"]
+        )
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_training_curves_read_flat_and_nested_rows(tmp_path, nested):
     log = tmp_path / "metrics.jsonl"
-    flat = [{"loss/total": 1 / (i + 1), "note": "x", **({"val/ece": 0.1} if i % 5 == 0 else {})} for i in range(20)]
+    flat = [
+        {"loss/total": 1 / (i + 1), "note": "x", **({"val/ece": 0.1} if i % 5 == 0 else {})}
+        for i in range(20)
+    ]
     lines = [{"step": i, "data": r} if nested else {"step": i, **r} for i, r in enumerate(flat)]
     log.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
-    path = training_curves(log, tmp_path / "t.png", panels={"Loss": ["loss/total"], "ECE": ["val/ece"]}, title="run")
+    path = training_curves(
+        log, tmp_path / "t.png", panels={"Loss": ["loss/total"], "ECE": ["val/ece"]}, title="run"
+    )
     assert size(path)[0] == 1020
 
 

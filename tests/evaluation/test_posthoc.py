@@ -37,7 +37,9 @@ def test_temperature_is_the_one_that_was_put_in():
 def test_temperature_of_a_model_that_is_wrong_way_round_says_one_half():
     pytest.importorskip("sklearn")
     confidence, correct = overconfident(2000)
-    assert fit("temperature", 1 - confidence, correct)(np.array([0.1, 0.9])) == pytest.approx([0.5, 0.5])
+    assert fit("temperature", 1 - confidence, correct)(np.array([0.1, 0.9])) == pytest.approx(
+        [0.5, 0.5]
+    )
 
 
 def test_what_cannot_be_fitted_is_an_error():

@@ -31,14 +31,18 @@ def test_a_case_worked_by_hand():
     assert result["brier_reliability"] == pytest.approx((2 * 0.425**2 + 0.5**2 + 0.2**2) / 4)
     assert result["brier_resolution"] == pytest.approx((0 + 0.25 + 0.25) / 4)
     assert result["brier_uncertainty"] == pytest.approx(0.25)
-    assert result["nll"] == pytest.approx(-(math.log(0.9) + math.log(0.05) + math.log(0.5) + math.log(0.8)) / 4)
+    assert result["nll"] == pytest.approx(
+        -(math.log(0.9) + math.log(0.05) + math.log(0.5) + math.log(0.8)) / 4
+    )
     # by falling confidence: wrong, right, right, wrong -> risks 1, 1/2, 1/3, 1/2
     assert result["aurc"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
     assert result["acc_at_50"] == pytest.approx(0.5)
     # 0.8 x 4 rows = 3.2 rows: 2 right of the first three, then 0.2 of a wrong one
     assert result["acc_at_80"] == pytest.approx(2 / 3.2)
     # two bins of two rows: (0.5 + 0.2 - 1) and (0.9 + 0.95 - 1)
-    assert figures([0.9, 0.95, 0.5, 0.2], [True, False, True, False], n_bins=2)["ece_mass"] == pytest.approx(1.15 / 4)
+    assert figures([0.9, 0.95, 0.5, 0.2], [True, False, True, False], n_bins=2)[
+        "ece_mass"
+    ] == pytest.approx(1.15 / 4)
 
 
 def test_ties_count_in_expectation_over_their_order():
@@ -49,7 +53,9 @@ def test_ties_count_in_expectation_over_their_order():
 
 
 ROWS = st.lists(
-    st.tuples(st.one_of(st.integers(0, 100).map(lambda i: i / 100), st.floats(0, 1)), st.booleans()),
+    st.tuples(
+        st.one_of(st.integers(0, 100).map(lambda i: i / 100), st.floats(0, 1)), st.booleans()
+    ),
     min_size=1,
     max_size=40,
 )
@@ -94,7 +100,9 @@ def test_aurc_and_coverage_against_all_orders_of_ties():
         risks = np.cumsum(~right) / np.arange(1, 41)
         runs.append([risks.mean(), *(right[: int(c * 40)].mean() for c in COVERAGES.values())])
     result = figures(confidence, correct)
-    assert [result[k] for k in ("aurc", *COVERAGES)] == pytest.approx(np.mean(runs, axis=0), abs=0.004)
+    assert [result[k] for k in ("aurc", *COVERAGES)] == pytest.approx(
+        np.mean(runs, axis=0), abs=0.004
+    )
 
 
 def test_equal_mass_agrees_with_array_split_where_nothing_is_tied():
@@ -136,7 +144,9 @@ def test_nll_and_auroc_agree_with_scikit_learn(decimals):
 def test_ece_and_mce_agree_with_torchmetrics():
     torch = pytest.importorskip("torch")
     classification = pytest.importorskip("torchmetrics.functional.classification")
-    confidence, correct = sample(4000, decimals=9)  # off the bins' edges, which torchmetrics closes on the right
+    confidence, correct = sample(
+        4000, decimals=9
+    )  # off the bins' edges, which torchmetrics closes on the right
     inside = [torch.tensor(confidence), torch.tensor(correct).int()]
     result = figures(confidence, correct)
     # torchmetrics' binary form takes the probability of class 1 as the confidence, as here
@@ -163,7 +173,9 @@ def test_smooth_ece_against_direct_integration():
     smooth = np.zeros_like(t)
     for k in range(-4, 5):  # reflections at both ends
         for centre in (confidence + 2 * k, -confidence + 2 * k):
-            kernel = np.exp(-((t[:, None] - centre) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
+            kernel = np.exp(-((t[:, None] - centre) ** 2) / (2 * width**2)) / (
+                width * math.sqrt(2 * math.pi)
+            )
             smooth += kernel @ (confidence - correct)
     direct = np.trapezoid(np.abs(smooth), t) / 300
     total, right = rows.table()

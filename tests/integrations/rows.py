@@ -5,7 +5,9 @@ import json
 from caopd_verl.evaluation.metrics import calibration_metrics
 from caopd_verl.evaluation.settings import DEFAULTS
 
-SYSTEM = "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>\n"
+SYSTEM = (
+    "Respond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>\n"
+)
 CONFIDENCES = ("0.9", "0.8", "0.8", "95%", "0.3", None, "0.8", "high", "0.6", "1.0")
 LETTERS = "ABAABBAABA"  # A is right
 PAIRED = ("ece", "brier", "ocg", "spr", "auroc", "tie_rate")
@@ -31,4 +33,6 @@ def expected():
     """The metrics by hand-parsed confidences."""
     values = [0.9, 0.8, 0.8, 0.95, 0.3, None, 0.8, None, 0.6, 1.0]
     summary = DEFAULTS.summary
-    return calibration_metrics(values, [x == "A" for x in LETTERS], n_bins=summary.n_bins, missing=summary.missing)
+    return calibration_metrics(
+        values, [x == "A" for x in LETTERS], n_bins=summary.n_bins, missing=summary.missing
+    )

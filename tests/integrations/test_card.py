@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: pip install 'caopd-verl[card]'")
+pytest.importorskip(
+    "huggingface_hub", reason="huggingface_hub is not installed: pip install 'caopd-verl[card]'"
+)
 pytest.importorskip("filelock", reason="the eval extra is not installed")
 
 from huggingface_hub import ModelCard
@@ -22,7 +24,15 @@ def folder(tmp_path_factory):
         rows = [{"id": i, "answer": "A", "response": text} for i, text in enumerate(texts)]
         path = folder / f"{name}.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
-        args = ["eval", "--responses", str(path), "--verifier", "multiple_choice", "--output", str(folder / name)]
+        args = [
+            "eval",
+            "--responses",
+            str(path),
+            "--verifier",
+            "multiple_choice",
+            "--output",
+            str(folder / name),
+        ]
         assert main([*args, "--n-resamples", "20", "--n-simulations", "20", "--no-progress"]) == OK
     return folder
 
@@ -38,14 +48,23 @@ def by_name(path):
 def test_a_new_card_holds_the_figures(folder, tmp_path, capsys):
     path = tmp_path / "README.md"
     assert card(folder / "mixed", path, "--dataset", "my/data", "--model-name", "org/model") == OK
-    figures = json.loads((folder / "mixed" / "metrics.json").read_text())["readouts"]["stated"]["metrics"]
+    figures = json.loads((folder / "mixed" / "metrics.json").read_text())["readouts"]["stated"][
+        "metrics"
+    ]
     found = by_name(path)
     ece = found["ECE, stated confidence"]
     assert ece.metric_value == figures["ece"]["value"] and ece.metric_type == "ece"
     assert ece.metric_args["n"] == 8 and ece.metric_args["low"] == figures["ece"]["low"]
     assert ece.metric_args["n_bins"] == 10 and ece.metric_args["if_calibrated_p95"] > 0
-    assert found["accuracy"].metric_type == "accuracy" and found["accuracy"].metric_value == figures["acc"]["value"]
-    assert (ece.dataset_type, ece.dataset_name, ece.task_type) == ("my/data", "my/data", "text-generation")
+    assert (
+        found["accuracy"].metric_type == "accuracy"
+        and found["accuracy"].metric_value == figures["acc"]["value"]
+    )
+    assert (ece.dataset_type, ece.dataset_name, ece.task_type) == (
+        "my/data",
+        "my/data",
+        "text-generation",
+    )
     assert ModelCard.load(path).data.model_name == "org/model"
     assert "left out: expected: the file holds no expected confidences" in capsys.readouterr().out
 

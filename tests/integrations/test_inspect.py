@@ -4,7 +4,10 @@ import math
 
 import pytest
 
-pytest.importorskip("inspect_ai", reason="inspect-ai is not installed (it is not in the lock): pip install inspect-ai")
+pytest.importorskip(
+    "inspect_ai",
+    reason="inspect-ai is not installed (it is not in the lock): pip install inspect-ai",
+)
 
 from inspect_ai import Task, eval
 from inspect_ai.model import ModelOutput, ModelUsage, get_model

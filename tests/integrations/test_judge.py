@@ -22,14 +22,18 @@ def test_figures_are_those_of_the_metrics():
 
 
 def test_undefined_is_nan_never_0():
-    assert math.isnan(figure("spr", [(0.9, True), (0.8, True)])) and math.isnan(figure("ece", [(None, True)]))
+    assert math.isnan(figure("spr", [(0.9, True), (0.8, True)])) and math.isnan(
+        figure("ece", [(None, True)])
+    )
     assert figure("format_adherence", [(None, True)]) == 0.0
     with pytest.raises(KeyError):
         figure("eec", [(0.9, True)])
 
 
 def test_system_and_question(tmp_path):
-    examples = load_task("sciknoweval", path=write_questions(tmp_path / "q.jsonl"), seed=0, n=None, split="test")
+    examples = load_task(
+        "sciknoweval", path=write_questions(tmp_path / "q.jsonl"), seed=0, n=None, split="test"
+    )
     system, question = system_and_question(examples[0])
     assert CONFIDENCE_INSTRUCTION in system and question.startswith("Question 0?")
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]

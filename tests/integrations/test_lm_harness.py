@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed (it is not in the lock): pip install lm-eval")
+pytest.importorskip(
+    "lm_eval", reason="lm-eval is not installed (it is not in the lock): pip install lm-eval"
+)
 
 from lm_eval import simple_evaluate
 from lm_eval.api.model import LM
@@ -37,18 +39,28 @@ class Canned(LM):
 def run(task, path, answers):
     model = Canned(answers)
     manager = TaskManager(include_path=str(FOLDER), metadata={"caopd_data": str(path)})
-    results = simple_evaluate(model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True)
-    figures = {key.split(",")[0]: value for key, value in results["results"][task].items() if key.endswith(",none")}
+    results = simple_evaluate(
+        model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True
+    )
+    figures = {
+        key.split(",")[0]: value
+        for key, value in results["results"][task].items()
+        if key.endswith(",none")
+    }
     return figures, model, results
 
 
 def test_the_figures_are_those_of_the_metrics(tmp_path):
-    figures, model, results = run("caopd_sciknoweval", write_questions(tmp_path / "q.jsonl"), responses())
+    figures, model, results = run(
+        "caopd_sciknoweval", write_questions(tmp_path / "q.jsonl"), responses()
+    )
     for name in ("acc", "format_adherence", *PAIRED):
         assert figures[name] == pytest.approx(expected()[name], abs=1e-12)
     prompt, sent = model.asked[0]
     assert prompt.count(CONFIDENCE_INSTRUCTION) == 1
-    assert prompt.index(CONFIDENCE_INSTRUCTION) < prompt.index("Question 0?") and prompt.rstrip().endswith("B: no")
+    assert prompt.index(CONFIDENCE_INSTRUCTION) < prompt.index(
+        "Question 0?"
+    ) and prompt.rstrip().endswith("B: no")
     assert (sent["temperature"], sent["top_p"], sent["max_gen_toks"]) == (0.6, 0.95, 8192)
     sample = results["samples"]["caopd_sciknoweval"][3]
     assert tuple(sample["ece"]) == (0.95, True)
@@ -62,7 +74,9 @@ def test_undefined_is_nan(tmp_path):
 
 def test_own_questions(tmp_path):
     path = tmp_path / "own.jsonl"
-    rows = [{"prompt": f"{i}+1=?", "answer": str(i + 1), "verifier": "arithmetic"} for i in range(4)]
+    rows = [
+        {"prompt": f"{i}+1=?", "answer": str(i + 1), "verifier": "arithmetic"} for i in range(4)
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
     figures, model, _ = run("caopd_jsonl", path, [f"{i + 1}\nConfidence: 0.75" for i in range(4)])
     assert figures["acc"] == 1.0 and figures["brier"] == 0.0625

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: pip install 'caopd-verl[torchmetrics]'")
+pytest.importorskip(
+    "torchmetrics", reason="torchmetrics is not installed: pip install 'caopd-verl[torchmetrics]'"
+)
 
 import torch
 
@@ -48,7 +50,9 @@ def test_by_hand():
     spr, gap = StrictPairwiseRanking(), OverconfidenceGap()
     assert float(spr(confidence, correct)) == 0.75  # the tie at 0.5 earns nothing
     assert float(gap(confidence, correct)) == pytest.approx(0.025)
-    assert float(spr(torch.tensor([1.0]), torch.tensor([1])).nan_to_num(-1)) == -1  # the batch alone has no pair
+    assert (
+        float(spr(torch.tensor([1.0]), torch.tensor([1])).nan_to_num(-1)) == -1
+    )  # the batch alone has no pair
     assert float(spr.compute()) == pytest.approx(5 / 6)
 
 
@@ -74,7 +78,8 @@ def test_undefined_is_nan_never_0():
 
 
 @pytest.mark.parametrize(
-    ("confidence", "correct"), [([1.1], [1]), ([-0.1], [1]), ([0.5], [2]), ([0.5, 0.5], [1]), ([float("inf")], [1])]
+    ("confidence", "correct"),
+    [([1.1], [1]), ([-0.1], [1]), ([0.5], [2]), ([0.5, 0.5], [1]), ([float("inf")], [1])],
 )
 def test_bad_input(confidence, correct):
     for metric in (StrictPairwiseRanking(), OverconfidenceGap()):
@@ -104,7 +109,10 @@ def test_three_ranks_with_unequal_shares_see_one_result(tmp_path):
     command = [sys.executable, "-c", RANK]
     ranks = [
         subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, str(rank), str(tmp_path / "store")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(3)
     ]

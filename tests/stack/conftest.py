@@ -22,8 +22,17 @@ PROMPTS, ROLLOUTS, STEPS = 8, 4, 10
 
 def run_main(*overrides: str, recipe: str = "sdpo_caopd", timeout: int = 600) -> str:
     """`python -m caopd_verl.main`; returns its output, fails the test with the output's end."""
-    command = [sys.executable, "-m", "caopd_verl.main", f"+recipe={recipe}", "+scale=cpu_tiny", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, errors="replace")
+    command = [
+        sys.executable,
+        "-m",
+        "caopd_verl.main",
+        f"+recipe={recipe}",
+        "+scale=cpu_tiny",
+        *overrides,
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, errors="replace"
+    )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-6000:]
     return output
@@ -46,7 +55,9 @@ def recorded(tmp_path_factory) -> Path:
     for step in range(1, STEPS + 1):
         groups = []
         for index, example in enumerate(examples[(step - 1) * PROMPTS : step * PROMPTS]):
-            prompt = tokenizer.apply_chat_template(example.messages, add_generation_prompt=True, tokenize=False)
+            prompt = tokenizer.apply_chat_template(
+                example.messages, add_generation_prompt=True, tokenize=False
+            )
             rollouts = []
             for _ in range(ROLLOUTS):
                 # some groups are all right, some all wrong, so that masks and weights differ between rows and ranks
@@ -54,7 +65,11 @@ def recorded(tmp_path_factory) -> Path:
                 answer = example.answer if right else str(int(example.answer) + rng.randint(1, 20))
                 text = f"{answer}\n{render(rng.choice([0.9, 0.95, 1.0]))}"
                 ids = (*tokenizer.encode(text, add_special_tokens=False), eot)
-                rollouts.append(Rollout(ids, (-0.1,) * len(ids), text, verify(text, example.answer), truncated=False))
+                rollouts.append(
+                    Rollout(
+                        ids, (-0.1,) * len(ids), text, verify(text, example.answer), truncated=False
+                    )
+                )
             ids = tokenizer.encode(prompt, add_special_tokens=False)
             groups.append(RolloutGroup(f"{step}-{index}", example, tuple(ids), tuple(rollouts)))
         write_groups(groups, str(folder), step)

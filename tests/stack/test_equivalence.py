@@ -39,11 +39,15 @@ def losses(folder: Path) -> list[float]:
 def teacher(folder: Path, step: int, world_size: int) -> dict[str, torch.Tensor]:
     """The full teacher, its shards joined along the first dimension as FSDP2 splits them."""
     path = folder / "checkpoints" / f"global_step_{step}" / "teacher"
-    shards = [torch.load(path / f"ema_world_size_{world_size}_rank_{r}.pt") for r in range(world_size)]
+    shards = [
+        torch.load(path / f"ema_world_size_{world_size}_rank_{r}.pt") for r in range(world_size)
+    ]
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
-def assert_same_teacher(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], rtol: float) -> None:
+def assert_same_teacher(
+    left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], rtol: float
+) -> None:
     assert left.keys() == right.keys()
     for name, tensor in left.items():
         assert tensor.dtype == torch.float32
@@ -77,7 +81,9 @@ GPU_BATCHES = [
 ]
 
 
-def test_batches_as_on_gpus_give_the_losses_and_teacher_of_padded_ones(one_rank, recorded, tmp_path):
+def test_batches_as_on_gpus_give_the_losses_and_teacher_of_padded_ones(
+    one_rank, recorded, tmp_path
+):
     """The recipes' own batching (packed, by tokens, checkpointed, several ranks), which the CPU scale switches off."""
     run_main(*replay_overrides(recorded, tmp_path), *GPU_BATCHES)
     assert losses(tmp_path) == pytest.approx(losses(one_rank), rel=1e-4)
@@ -94,7 +100,11 @@ def test_t12_under_bf16_compute_student_and_teacher_are_kept_in_fp32(one_rank, r
     run_main(*replay_overrides(recorded, tmp_path), *GPU_BATCHES[:1], *bf16)
     assert losses(tmp_path) == pytest.approx(losses(one_rank), rel=0.05)
     assert losses(tmp_path) != losses(one_rank)
-    before, after, exact = teacher(tmp_path, 5, 1), teacher(tmp_path, STEPS, 1), teacher(one_rank, STEPS, 1)
+    before, after, exact = (
+        teacher(tmp_path, 5, 1),
+        teacher(tmp_path, STEPS, 1),
+        teacher(one_rank, STEPS, 1),
+    )
     moved = sum((after[name] - before[name]).norm() ** 2 for name in before) ** 0.5
     apart = sum((after[name] - exact[name]).norm() ** 2 for name in before) ** 0.5
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
@@ -104,7 +114,9 @@ def test_t12_under_bf16_compute_student_and_teacher_are_kept_in_fp32(one_rank, r
 def test_t14_the_teacher_moves_and_is_not_the_student(one_rank):
     first, last = teacher(one_rank, 5, 1), teacher(one_rank, STEPS, 1)
     assert any(not torch.equal(first[name], last[name]) for name in first)
-    path = one_rank / "checkpoints" / f"global_step_{STEPS}" / "actor" / "model_world_size_1_rank_0.pt"
+    path = (
+        one_rank / "checkpoints" / f"global_step_{STEPS}" / "actor" / "model_world_size_1_rank_0.pt"
+    )
     student = torch.load(path, weights_only=False)
     assert any(not torch.equal(last[name], student[name].full_tensor()) for name in last)
 

@@ -44,10 +44,32 @@ def test_journal_holds_what_training_has_to_show(run):
     assert [row["step"] for row in rows] == [0, 1, 2]
     step = rows[-1]
     for key in (
-        *("loss/total", "loss/reasoning", "loss/confidence", "reasoning/student_entropy", "reasoning/teacher_entropy"),
-        *("teacher/p_hat_token_prob", "student/p_hat_token_prob", "ema/distance", "actor/grad_norm"),
-        *("target/groups_none", "target/groups_one", "target/groups_all", "target/successes_0", "target/successes_8"),
-        *("timing_s/gen", "timing_s/update_actor", "timing_s/old_log_prob", "val/arithmetic/stated/ece"),
+        *(
+            "loss/total",
+            "loss/reasoning",
+            "loss/confidence",
+            "reasoning/student_entropy",
+            "reasoning/teacher_entropy",
+        ),
+        *(
+            "teacher/p_hat_token_prob",
+            "student/p_hat_token_prob",
+            "ema/distance",
+            "actor/grad_norm",
+        ),
+        *(
+            "target/groups_none",
+            "target/groups_one",
+            "target/groups_all",
+            "target/successes_0",
+            "target/successes_8",
+        ),
+        *(
+            "timing_s/gen",
+            "timing_s/update_actor",
+            "timing_s/old_log_prob",
+            "val/arithmetic/stated/ece",
+        ),
         *("val/arithmetic/expected/brier", "rollout/tis_weight_mean", "rows/trained"),
     ):
         assert key in step, key
@@ -66,12 +88,22 @@ def test_report_and_rows(run):
     output = run[0]
     report = json.loads((output / "metrics.json").read_text())
     assert report["step"] == 2 and report["stated"]["n"] == 60 and report["expected"]["n"] == 60
-    for name in ("reliability_stated", "reliability_expected", "confidence_stated", "confidence_expected"):
+    for name in (
+        "reliability_stated",
+        "reliability_expected",
+        "confidence_stated",
+        "confidence_expected",
+    ):
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    rows = [json.loads(line) for line in (output / "validation" / "step_000002.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (output / "validation" / "step_000002.jsonl").read_text().splitlines()
+    ]
     assert len(rows) == 60 and {row["source"] for row in rows} == {"arithmetic"}
     assert all(row["confidence"] == parse(row["response"]).value for row in rows)
-    assert {row["prompt"] for row in rows} <= {e.messages[-1]["content"] for e in generate(n=60, seed=0, split="test")}
+    assert {row["prompt"] for row in rows} <= {
+        e.messages[-1]["content"] for e in generate(n=60, seed=0, split="test")
+    }
 
 
 def test_wandb_offline_and_tensorboard_hold_the_metrics(run):
@@ -94,9 +126,13 @@ def test_checkpoint_loads_in_plain_transformers_with_the_students_weights(run):
         assert torch.equal(parameter.detach(), shards[name].full_tensor()), name
     tokenizer = AutoTokenizer.from_pretrained(actor / "huggingface")
     prompt = tokenizer.apply_chat_template(
-        generate(n=1, seed=5, split="test")[0].messages, add_generation_prompt=True, return_tensors="pt"
+        generate(n=1, seed=5, split="test")[0].messages,
+        add_generation_prompt=True,
+        return_tensors="pt",
     )
-    answer = model.generate(**prompt, max_new_tokens=24, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    answer = model.generate(**prompt, max_new_tokens=24, do_sample=False)[
+        0, prompt["input_ids"].shape[1] :
+    ]
     assert parse(tokenizer.decode(answer, skip_special_tokens=True)).value is not None
 
 
@@ -114,7 +150,11 @@ def test_checkpoint_loads_in_vllm(run):
     from caopd_verl.verl_ext.runner import CPU_ENV
 
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **CPU_ENV}, timeout=300
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **CPU_ENV},
+        timeout=300,
     )
     assert "TOKENS" in done.stdout, done.stderr[-3000:]
 
@@ -126,7 +166,9 @@ def test_a_step_without_any_teacher_is_an_error_or_is_counted(recorded, tmp_path
         if step == 2:  # nobody is right
             wrong = [g for g in groups if not any(r.verdict.correct for r in g.rollouts)]
             groups = wrong * len(groups)
-        write_groups(groups[: len(read_groups(str(recorded), step))], str(tmp_path / "recorded"), step)
+        write_groups(
+            groups[: len(read_groups(str(recorded), step))], str(tmp_path / "recorded"), step
+        )
     overrides = [*replay_overrides(tmp_path / "recorded", tmp_path / "out"), "caopd.unsolved=mask"]
     overrides += ["trainer.total_training_steps=3", "trainer.save_freq=-1"]
     text = run_main(*overrides, "caopd.empty_batch=skip")

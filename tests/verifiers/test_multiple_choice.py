@@ -55,8 +55,14 @@ CONFIDENCE_LINES = (
 BODIES = {
     "multiple_choice": ("B", ["<answer>B</answer>", "<answer>C</answer>", "<answer>1</answer>"]),
     "arithmetic": ("46", ["46", "47", "<answer>46</answer>", "Answer: 46"]),
-    "tool_call": ('[{"Action": "f", "Action_Input": "{}"}]', ["Action: f\nAction Input: {}", "Action: f", "Action: g"]),
-    "tool_call_first": ('[{"Action": "f", "Action_Input": "{}"}]', ["Action: f\nAction Input: {}", "Action: g"]),
+    "tool_call": (
+        '[{"Action": "f", "Action_Input": "{}"}]',
+        ["Action: f\nAction Input: {}", "Action: f", "Action: g"],
+    ),
+    "tool_call_first": (
+        '[{"Action": "f", "Action_Input": "{}"}]',
+        ["Action: f\nAction Input: {}", "Action: g"],
+    ),
 }
 
 
@@ -76,7 +82,10 @@ def test_t22_one_rule_per_name_and_names_agree(name):
 
 
 def test_an_unknown_verifier_lists_those_that_exist():
-    with pytest.raises(ConfigError, match=r"jsonl:3: unknown verifier 'mcq'\n  expected: one of arithmetic, multiple"):
+    with pytest.raises(
+        ConfigError,
+        match=r"jsonl:3: unknown verifier 'mcq'\n  expected: one of arithmetic, multiple",
+    ):
         get_verifier("mcq", where="jsonl:3")
     with pytest.raises(ConfigError):
         get_verifier(["x"])  # type: ignore[arg-type]

@@ -13,10 +13,14 @@ verify_first = get_verifier("tool_call_first")
 
 
 def gold(*calls):
-    return json.dumps([{"Action": name, "Action_Input": json.dumps(value)} for name, value in calls])
+    return json.dumps(
+        [{"Action": name, "Action_Input": json.dumps(value)} for name, value in calls]
+    )
 
 
-NESTED = gold(("update", {"id": 7, "data": {"url": "http://x/{a}", "tags": ["}", "{"], "quote": '\\"}'}}))
+NESTED = gold(
+    ("update", {"id": 7, "data": {"url": "http://x/{a}", "tags": ["}", "{"], "quote": '\\"}'}})
+)
 TWO = gold(("f", {"a": 1}), ("g", {"b": "x"}))
 
 
@@ -29,9 +33,13 @@ def test_t22_a_call_whose_name_starts_with_optional_may_be_there_or_not():
     answer = gold(("f", {"a": 1}), ("[Optional]g", {"b": {"c": 2}}))
     assert verify(render_calls(answer), answer).correct
     assert verify('Action: f\nAction Input: {"a": 1}', answer).correct
-    assert verify('Action: g\nAction Input: {"b": {"c": 2}}\nAction: f\nAction Input: {"a": 1}', answer).correct
+    assert verify(
+        'Action: g\nAction Input: {"b": {"c": 2}}\nAction: f\nAction Input: {"a": 1}', answer
+    ).correct
     assert not verify('Action: g\nAction Input: {"b": {"c": 2}}', answer).correct
-    assert not verify('Action: f\nAction Input: {"a": 1}\nAction: g\nAction Input: {"b": 3}', answer).correct
+    assert not verify(
+        'Action: f\nAction Input: {"a": 1}\nAction: g\nAction Input: {"b": 3}', answer
+    ).correct
 
 
 def test_calls_are_compared_as_a_multiset_in_any_order():
@@ -44,7 +52,10 @@ def test_calls_are_compared_as_a_multiset_in_any_order():
 
 def test_first_call_mode_ignores_the_rest():
     f, g = 'Action: f\nAction Input: {"a": 1}\n', 'Action: g\nAction Input: {"b": "x"}\n'
-    assert verify_first(f, TWO).correct and verify_first(f + "Action: h\nAction Input: {broken", TWO).correct
+    assert (
+        verify_first(f, TWO).correct
+        and verify_first(f + "Action: h\nAction Input: {broken", TWO).correct
+    )
     assert not verify_first(g + f, TWO).correct
 
 
@@ -82,7 +93,9 @@ def test_how_a_response_is_read(response, reason):
 
 def test_no_action_input_counts_as_an_empty_object():
     assert verify("Action: f", gold(("f", {}))).correct
-    assert verify('Action: f\nAction: g\nAction Input: {"b": 1}', gold(("f", {}), ("g", {"b": 1}))).correct
+    assert verify(
+        'Action: f\nAction: g\nAction Input: {"b": 1}', gold(("f", {}), ("g", {"b": 1}))
+    ).correct
 
 
 @pytest.mark.parametrize(
@@ -112,12 +125,20 @@ def test_a_bad_gold_answer_is_one_error_with_its_place(answer, what):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 NAMES = st.text("abcXYZ_09", min_size=1, max_size=8)
-CALLS = st.lists(st.tuples(NAMES, st.dictionaries(st.text(max_size=5), JSON, max_size=4)), min_size=1, max_size=4)
+CALLS = st.lists(
+    st.tuples(NAMES, st.dictionaries(st.text(max_size=5), JSON, max_size=4)), min_size=1, max_size=4
+)
 
 
 @given(CALLS, st.randoms())

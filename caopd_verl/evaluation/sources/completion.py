@@ -17,7 +17,9 @@ class BadBody(Exception):
     """The body is no chat completion."""
 
 
-def parse_completion(data: bytes, *, decoding: Decoding, latency_s: float | None, attempts: int | None) -> Generation:
+def parse_completion(
+    data: bytes, *, decoding: Decoding, latency_s: float | None, attempts: int | None
+) -> Generation:
     """The first choice of a chat completion, which was sampled as `decoding` says.
 
     Raises:
@@ -67,7 +69,10 @@ def _steps(logprobs: Any) -> list[TokenStep]:
             TokenStep(
                 str(entry["token"]),
                 _log_prob(entry["logprob"]),
-                {str(other["token"]): _log_prob(other["logprob"]) for other in entry.get("top_logprobs") or ()},
+                {
+                    str(other["token"]): _log_prob(other["logprob"])
+                    for other in entry.get("top_logprobs") or ()
+                },
             )
             for entry in logprobs["content"]
         ]

@@ -44,7 +44,11 @@ class EndpointRun:
 
 
 def run_endpoint(
-    jobs: Sequence[Job], store: RowStore, client: ChatClient, *, on_row: Callable[[Row | None], None]
+    jobs: Sequence[Job],
+    store: RowStore,
+    client: ChatClient,
+    *,
+    on_row: Callable[[Row | None], None],
 ) -> EndpointRun:
     """Finish `jobs` and write them to `store`; returns what happened.
 
@@ -109,10 +113,17 @@ async def _work(
     for job in waiting:
         run.asked += 1
         try:
-            generation = await client.complete(job.example.messages, seed=None if base is None else base + job.sample)
+            generation = await client.complete(
+                job.example.messages, seed=None if base is None else base + job.sample
+            )
         except RowError as error:
             run.failed += 1
-            row = {"id": job.example.id, "sample": job.sample, "where": job.example.where, "error": error.reason}
+            row = {
+                "id": job.example.id,
+                "sample": job.sample,
+                "where": job.example.where,
+                "error": error.reason,
+            }
             item = _Item(False, {**row, "attempts": error.attempts})
         else:
             run.finished += 1

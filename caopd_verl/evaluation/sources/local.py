@@ -48,7 +48,11 @@ class TransformersBackend:
         eos = self.model.generation_config.eos_token_id
         listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
         self.stop_ids = sorted({self.eot_id, *listed})
-        self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
+        self.pad_id = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.stop_ids[0]
+        )
         self.generate_s = self.readout_s = self.p_true_s = 0.0
         if local.p_true:
             word_tokens(self.tokenizer)  # fails here rather than after the first batch
@@ -60,7 +64,11 @@ class TransformersBackend:
 
     def report(self) -> dict[str, Any]:
         """Where the time went, in seconds."""
-        return {"generate_s": self.generate_s, "readout_s": self.readout_s, "p_true_s": self.p_true_s}
+        return {
+            "generate_s": self.generate_s,
+            "readout_s": self.readout_s,
+            "p_true_s": self.p_true_s,
+        }
 
     @torch.inference_mode()
     def generate(self, jobs: Sequence[Job]) -> list[Generation]:
@@ -74,7 +82,9 @@ class TransformersBackend:
         for job, prompt, ids in zip(jobs, prompts, responses, strict=True):
             ended = bool(ids) and ids[-1] in self.stop_ids
             text = self.tokenizer.decode(
-                ids[:-1] if ended else ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                ids[:-1] if ended else ids,
+                skip_special_tokens=True,
+                clean_up_tokenization_spaces=False,
             )
             begun = time.monotonic()
             expected = self.read(prompt, ids) if self.local.expected else Readout(reason=NOT_ASKED)
@@ -134,7 +144,15 @@ class TransformersBackend:
             mask[i, width - len(prompt) :] = 1
         torch.manual_seed(batch_seed(self.sampling.seed or 0, jobs[0]))
         greedy = self.sampling.temperature == 0.0
-        chosen = {} if greedy else {"temperature": self.sampling.temperature, "top_p": self.sampling.top_p, "top_k": 0}
+        chosen = (
+            {}
+            if greedy
+            else {
+                "temperature": self.sampling.temperature,
+                "top_p": self.sampling.top_p,
+                "top_k": 0,
+            }
+        )
         out = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -148,9 +166,15 @@ class TransformersBackend:
 
     def _room(self, width: int) -> int:
         limit = getattr(self.model.config, "max_position_embeddings", None)
-        room = self.sampling.max_tokens if limit is None else min(self.sampling.max_tokens, limit - width)
+        room = (
+            self.sampling.max_tokens
+            if limit is None
+            else min(self.sampling.max_tokens, limit - width)
+        )
         if room < 1:
-            raise ConfigError(f"a prompt of {width} tokens leaves no room for a response: the model takes {limit}")
+            raise ConfigError(
+                f"a prompt of {width} tokens leaves no room for a response: the model takes {limit}"
+            )
         return room
 
     def _until_stop(self, ids: list[int]) -> list[int]:
@@ -171,14 +195,20 @@ class CachedContinuations:
 
     def __init__(self, model: Any, prefix: Sequence[int], *, max_rows: int):
         self.model, self.n, self.max_rows = model, len(prefix), max_rows
-        out = model(input_ids=torch.tensor([list(prefix)], device=model.device), use_cache=True, logits_to_keep=1)
+        out = model(
+            input_ids=torch.tensor([list(prefix)], device=model.device),
+            use_cache=True,
+            logits_to_keep=1,
+        )
         self.cache = out.past_key_values
         self.first = _log_probs(out.logits[0, -1])
 
     @torch.inference_mode()
     def __call__(self, sequences: list[list[int]]) -> list[FloatArray]:
         """Rows of log-probabilities (float64, nats, shape [vocabulary]) for each sequence."""
-        rows: list[FloatArray | None] = [self.first if len(s) == self.n else None for s in sequences]
+        rows: list[FloatArray | None] = [
+            self.first if len(s) == self.n else None for s in sequences
+        ]
         todo = [i for i, row in enumerate(rows) if row is None]
         by_length: dict[int, list[int]] = {}
         for i in todo:
@@ -186,7 +216,9 @@ class CachedContinuations:
         for places in by_length.values():
             for start in range(0, len(places), self.max_rows):
                 part = places[start : start + self.max_rows]
-                for i, row in zip(part, self._run([sequences[i][self.n :] for i in part]), strict=True):
+                for i, row in zip(
+                    part, self._run([sequences[i][self.n :] for i in part]), strict=True
+                ):
                     rows[i] = row
         return [row for row in rows if row is not None]
 
@@ -206,7 +238,9 @@ def load_model(model: str, *, dtype: str, device: str) -> tuple[Any, Any]:
     """
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise ConfigError(f"unknown dtype {dtype!r}", where="--dtype", expected="float32, bfloat16 or float16")
+        raise ConfigError(
+            f"unknown dtype {dtype!r}", where="--dtype", expected="float32, bfloat16 or float16"
+        )
     path = Path(model)
     options: dict[str, Any] = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
     source = str(path.parent) if options else model

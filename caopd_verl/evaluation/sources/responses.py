@@ -46,7 +46,9 @@ class Finished:
 @dataclass
 class _Seen:
     keys: set[Key] = field(default_factory=set)
-    questions: dict[str, tuple[str, str]] = field(default_factory=dict)  # id -> (gold and prompt, where)
+    questions: dict[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # id -> (gold and prompt, where)
     samples: dict[str, int] = field(default_factory=dict)
 
 
@@ -87,9 +89,15 @@ def _finished(
     row = _object(line, where)
     response = row.get("response")
     if not isinstance(response, str):
-        raise DataError("no 'response' text" if response is None else "'response' is no text", where=where)
+        raise DataError(
+            "no 'response' text" if response is None else "'response' is no text", where=where
+        )
     messages = _messages(row, where)
-    example = _own(row, where, verifier, messages) if examples is None else _from_task(row, where, examples)
+    example = (
+        _own(row, where, verifier, messages)
+        if examples is None
+        else _from_task(row, where, examples)
+    )
     _check_question(example, seen)
     sample = row.get("sample")
     if sample is None:
@@ -119,7 +127,9 @@ def _messages(row: dict[str, Any], where: str) -> Messages:
         return []
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    if isinstance(prompt, list) and all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in prompt):
+    if isinstance(prompt, list) and all(
+        isinstance(m, dict) and isinstance(m.get("content"), str) for m in prompt
+    ):
         return [{"role": str(m.get("role", "user")), "content": m["content"]} for m in prompt]
     raise DataError("'prompt' is neither text nor a list of messages", where=where)
 
@@ -132,7 +142,9 @@ def _own(row: dict[str, Any], where: str, verifier: str | None, messages: Messag
         verify = get_verifier(name, where=where)
     except ConfigError as error:
         raise DataError(error.what, where=where) from None
-    gold = next((row[key] for key in GOLD_KEYS if row.get(key) is not None and _is_gold(row, key)), None)
+    gold = next(
+        (row[key] for key in GOLD_KEYS if row.get(key) is not None and _is_gold(row, key)), None
+    )
     if isinstance(gold, list | dict):
         gold = json.dumps(gold)
     if not isinstance(gold, str | int) or isinstance(gold, bool):
@@ -144,7 +156,9 @@ def _own(row: dict[str, Any], where: str, verifier: str | None, messages: Messag
     if not isinstance(id_, str | int) or isinstance(id_, bool):
         raise DataError(f"'id' is {id_!r}, neither text nor an integer", where=where)
     source = row.get("source")
-    return Example(str(id_), messages, str(gold), name, source if isinstance(source, str) else SOURCE, where)
+    return Example(
+        str(id_), messages, str(gold), name, source if isinstance(source, str) else SOURCE, where
+    )
 
 
 def _is_gold(row: dict[str, Any], key: str) -> bool:
@@ -155,7 +169,9 @@ def _is_gold(row: dict[str, Any], key: str) -> bool:
 def _from_task(row: dict[str, Any], where: str, examples: dict[str, Example]) -> Example:
     id_ = row.get("id")
     if id_ is None:
-        raise DataError("no 'id': it says which question of the task the response is for", where=where)
+        raise DataError(
+            "no 'id': it says which question of the task the response is for", where=where
+        )
     if str(id_) not in examples:
         raise DataError(f"the task has no question {id_!r}", where=where)
     return examples[str(id_)]
@@ -165,7 +181,9 @@ def _check_question(example: Example, seen: _Seen) -> None:
     content = f"{example.answer}\n{prompt_hash(example.messages)}"
     known, where = seen.questions.setdefault(example.id, (content, example.where))
     if known != content:
-        raise DataError(f"the id {example.id!r} stands for another question at {where}", where=example.where)
+        raise DataError(
+            f"the id {example.id!r} stands for another question at {where}", where=example.where
+        )
 
 
 def _generation(row: dict[str, Any], response: str) -> Generation:
@@ -173,14 +191,20 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
         value = row.get(key)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
-    value, at_one, mass = number("expected_confidence"), number("expected_t1_confidence"), number("expected_mass")
+    value, at_one, mass = (
+        number("expected_confidence"),
+        number("expected_t1_confidence"),
+        number("expected_mass"),
+    )
     kind = row.get("expected_kind")
     usable = value is not None and 0.0 <= value <= 1.0 and isinstance(kind, str)
     p_true = number("p_true")
     has_p_true = p_true is not None and 0.0 <= p_true <= 1.0
     own, probability = row.get("answer"), number("answer_probability")
     ours = "gold" in row  # elsewhere `answer` is the right one, not the model's
-    has_answer = ours and isinstance(own, str) and probability is not None and 0.0 <= probability <= 1.0
+    has_answer = (
+        ours and isinstance(own, str) and probability is not None and 0.0 <= probability <= 1.0
+    )
     return Generation(
         response,
         truncated=row["truncated"] if isinstance(row.get("truncated"), bool) else None,
@@ -191,6 +215,8 @@ def _generation(row: dict[str, Any], response: str) -> Generation:
         expected=Readout(value, mass, kind, value_t1=at_one)
         if usable
         else Readout(reason="the file holds no expected confidences"),
-        p_true=Readout(p_true, number("p_true_mass"), EXACT) if has_p_true else Readout(reason="the file holds none"),
+        p_true=Readout(p_true, number("p_true_mass"), EXACT)
+        if has_p_true
+        else Readout(reason="the file holds none"),
         known_answer=(str(own), probability) if has_answer else None,
     )
