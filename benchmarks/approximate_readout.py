@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from caopd_verl.evaluation.metrics import calibration_metrics
-from caopd_verl.evaluation.records import prompt_hash
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
+from caopd_verl.evaluation.rows.row import prompt_hash
+from caopd_verl.evaluation.rows.store import ROWS, iter_rows
 from caopd_verl.evaluation.settings import DEFAULTS, Local, Sampling
 from caopd_verl.evaluation.sources.local import TransformersBackend, encode_chat
-from caopd_verl.evaluation.store import ROWS, iter_rows
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from caopd_verl.data.registry import load_task
-from caopd_verl.evaluation.records import jobs_of
+from caopd_verl.evaluation.rows.row import jobs_of
+from caopd_verl.evaluation.rows.store import RowStore
 from caopd_verl.evaluation.settings import DEFAULTS
 from caopd_verl.evaluation.sources.client import ChatClient
 from caopd_verl.evaluation.sources.endpoint import run_endpoint
-from caopd_verl.evaluation.store import RowStore
 
 LATENCY, LIMIT = 0.2, 0.9
 ROOT = Path(__file__).resolve().parents[1]

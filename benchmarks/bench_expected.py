@@ -17,7 +17,7 @@ import statistics
 import time
 from pathlib import Path
 
-from caopd_verl.data.arithmetic import generate
+from caopd_verl.data.additions import generate
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.verl_ext.vllm_offline import VllmBackend, encode_chat
 

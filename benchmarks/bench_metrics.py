@@ -19,8 +19,8 @@ import time
 
 import numpy as np
 
-from caopd_verl.evaluation.estimates import estimate_readouts
-from caopd_verl.evaluation.noise import noise_floor
+from caopd_verl.evaluation.intervals.estimates import estimate_readouts
+from caopd_verl.evaluation.intervals.noise import noise_floor
 
 LIMIT_S, LIMIT_GIB = 30.0, 1.0
 

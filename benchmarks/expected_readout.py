@@ -13,9 +13,9 @@ import argparse
 from pathlib import Path
 
 from caopd_verl.demo import RECIPES
-from caopd_verl.evaluation.compare import Column, Comparison, compare
+from caopd_verl.evaluation.intervals.compare import Column, Comparison, compare
+from caopd_verl.evaluation.metrics.summary import Columns, load_columns
 from caopd_verl.evaluation.settings import DEFAULTS
-from caopd_verl.evaluation.summary import Columns, load_columns
 
 METRICS = ("spr", "auroc", "brier", "ece", "abs_ocg")
 

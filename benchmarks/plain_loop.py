@@ -30,17 +30,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caopd_verl.config import CaopdConfig, LossConfig
-from caopd_verl.core.aggregate import count_loss_tokens, token_weights
 from caopd_verl.core.confidence import parse
 from caopd_verl.core.context import encode_prompt, encode_teacher_prompt
-from caopd_verl.core.divergence import topk_divergence
 from caopd_verl.core.ema import ema_update, named_shards
 from caopd_verl.core.revise import find_eot_id
 from caopd_verl.core.target import compute_target
-from caopd_verl.data.arithmetic import generate
-from caopd_verl.evaluation.metrics import calibration_metrics
+from caopd_verl.data.additions import generate
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
+from caopd_verl.losses.averaging import count_loss_tokens, token_weights
+from caopd_verl.losses.divergence import topk_divergence
 from caopd_verl.methods import METHODS
-from caopd_verl.methods.base import Setting, Trajectory
+from caopd_verl.methods.method import Setting, Trajectory
 from caopd_verl.types import Example, Rollout, RolloutGroup
 from caopd_verl.verifiers import get_verifier
 

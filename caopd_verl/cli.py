@@ -21,11 +21,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from caopd_verl.cascade.commands import COMMANDS as CASCADE_COMMANDS
+from caopd_verl.cascade.cascade_cli import COMMANDS as CASCADE_COMMANDS
 from caopd_verl.errors import CaopdError
-from caopd_verl.evaluation import commands
+from caopd_verl.evaluation import eval_cli as commands
 from caopd_verl.evaluation.sources import BACKENDS
-from caopd_verl.integrations.commands import COMMANDS as INTEGRATION_COMMANDS
+from caopd_verl.integrations.card_cli import COMMANDS as INTEGRATION_COMMANDS
 
 
 def _vllm() -> Any:

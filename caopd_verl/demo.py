@@ -23,7 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from caopd_verl.config import EvaluationConfig
-from caopd_verl.evaluation.plots import compare_reliability
+from caopd_verl.evaluation.plots.reliability import compare_reliability
 
 RECIPES = ("sdpo", "sdpo_caopd", "sdpo_caopd_proper")
 BASE = "base"

@@ -24,7 +24,7 @@ ConfigStore.instance().store(group="caopd", name="schema", node=CaopdConfig)
 
 @hydra.main(config_path=str(CONFIGS), config_name="caopd_trainer", version_base=None)
 def _run(config: DictConfig) -> None:
-    from caopd_verl.preflight import prepare
+    from caopd_verl.preflight.prepare import prepare
     from caopd_verl.verl_ext.runner import run
 
     try:

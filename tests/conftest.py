@@ -34,7 +34,7 @@ def compose() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """Tokenizer of the embedded tiny model."""
-    from caopd_verl.preflight import load_tokenizer, resolve_model_path
+    from caopd_verl.preflight.prepare import load_tokenizer, resolve_model_path
 
     return load_tokenizer(resolve_model_path("embedded:tiny_arith"), trust_remote_code=False)
 

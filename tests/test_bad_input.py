@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from caopd_verl import preflight
 from caopd_verl.errors import CaopdError, ConfigError, DataError, TokenizerError
+from caopd_verl.preflight import prepare as preflight
 
 ROWS = Path(__file__).parent / "data" / "rows"
 TINY = Path(preflight.resolve_model_path("embedded:tiny_arith"))
@@ -403,7 +403,7 @@ def test_a_damaged_model_file(base, broken_model, name):
 
 def test_a_batch_without_a_teacher_is_an_error_of_the_loss_too(verl_on_cpu):
     from caopd_verl.config import LossConfig
-    from caopd_verl.methods.base import masked
+    from caopd_verl.methods.method import masked
     from caopd_verl.verl_ext.codec import Row, loss_weights
 
     rows = [Row(str(i), [1, 2], masked((3, 4), "unsolved"), None, (-0.1, -0.2)) for i in range(4)]

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from caopd_verl import config as schema
 from caopd_verl import main as entry
 from caopd_verl.methods import METHODS
-from caopd_verl.preflight import check_batch
+from caopd_verl.preflight.prepare import check_batch
 
 from .conftest import CONFIGS
 

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from caopd_verl.errors import ConfigError
-from caopd_verl.resume import FILE, check_resume
+from caopd_verl.preflight.resume import FILE, check_resume
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from caopd_verl.core.context import (
     encode_prompt,
 )
 from caopd_verl.core.revise import find_eot_id, revise_response
-from caopd_verl.data.arithmetic import generate
-from caopd_verl.evaluation.metrics import calibration_metrics
+from caopd_verl.data.additions import generate
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
 from caopd_verl.verifiers import get_verifier
 
 transformers = pytest.importorskip("transformers")

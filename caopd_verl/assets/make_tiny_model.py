@@ -46,7 +46,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from caopd_verl.assets.tiny_tokenizer import build_tokenizer
 from caopd_verl.core.confidence import render
 from caopd_verl.core.context import build_attempt_messages, build_sdft_messages, build_sdpo_messages
-from caopd_verl.data.arithmetic import LEVELS, generate, question_text, split_of
+from caopd_verl.data.additions import LEVELS, generate, question_text, split_of
 from caopd_verl.types import Messages
 
 SEED, LR = 1, 3e-3

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from caopd_verl.cascade.paired_rows import Aligned
 from caopd_verl.cascade.routing import Cascade, Curve, choose_threshold
-from caopd_verl.cascade.rows import Aligned
-from caopd_verl.cascade.settings import Goal, Routing
+from caopd_verl.cascade.routing_settings import Goal, Routing
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.bootstrap import cluster_weights, unanimous_interval
-from caopd_verl.evaluation.estimates import Estimate, check_bootstrap
-from caopd_verl.evaluation.metrics import BoolArray, FloatArray
-from caopd_verl.evaluation.posthoc import split_groups
+from caopd_verl.evaluation.intervals.bootstrap import cluster_weights, unanimous_interval
+from caopd_verl.evaluation.intervals.estimates import Estimate, check_bootstrap
+from caopd_verl.evaluation.metrics.calibration import BoolArray, FloatArray
+from caopd_verl.evaluation.metrics.posthoc import split_groups
 
 SHARES = ("accuracy", "coverage", "small_accuracy", "large_accuracy")
 LATENCIES = ("latency", "small_latency", "large_latency")

@@ -40,7 +40,7 @@ from caopd_verl.cascade.messages import (
     read_request,
 )
 from caopd_verl.cascade.proxy_metrics import ProxyMetrics
-from caopd_verl.cascade.settings import Proxy
+from caopd_verl.cascade.routing_settings import Proxy
 from caopd_verl.cascade.upstream import Reply, Unreachable, Upstream, chunks, passed_on
 
 log = logging.getLogger("caopd.proxy")

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from caopd_verl.cascade.settings import Goal
+from caopd_verl.cascade.routing_settings import Goal
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.metrics import BoolArray, FloatArray, IntArray
+from caopd_verl.evaluation.metrics.calibration import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from caopd_verl.cascade.proxy import make_app
-from caopd_verl.cascade.settings import Proxy
+from caopd_verl.cascade.routing_settings import Proxy
 from caopd_verl.cascade.upstream import Upstream
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.sources.client import check_url

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from caopd_verl.data.json_rows import Row, UniqueIds, identifier, read_json_lines, text_field
 from caopd_verl.data.prompts import own_messages
-from caopd_verl.data.rows import Row, UniqueIds, identifier, read_json_lines, text_field
 from caopd_verl.errors import DataError
 from caopd_verl.types import Example, Messages
 from caopd_verl.verifiers import VERIFIERS, get_verifier

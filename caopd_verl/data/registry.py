@@ -90,7 +90,7 @@ def _generate(
     validation_fraction: float | None,
     options: dict[str, Any],
 ) -> list[Example]:
-    from caopd_verl.data import arithmetic
+    from caopd_verl.data import additions as arithmetic
 
     for key, value in {"path": path, "validation_fraction": validation_fraction, **options}.items():
         if value is not None:

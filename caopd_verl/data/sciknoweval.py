@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from caopd_verl.data.json_rows import Row, UniqueIds, identifier, read_json_lines, text_field
 from caopd_verl.data.prompts import science_system
-from caopd_verl.data.rows import Row, UniqueIds, identifier, read_json_lines, text_field
 from caopd_verl.errors import DataError
 from caopd_verl.types import Example
 from caopd_verl.verifiers import get_verifier

@@ -15,8 +15,15 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+from caopd_verl.data.json_rows import (
+    Row,
+    UniqueIds,
+    identifier,
+    read_json,
+    read_json_lines,
+    text_field,
+)
 from caopd_verl.data.prompts import tool_prompt
-from caopd_verl.data.rows import Row, UniqueIds, identifier, read_json, read_json_lines, text_field
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.types import Example
 from caopd_verl.verifiers import get_verifier

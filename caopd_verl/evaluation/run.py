@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.records import Job, jobs_of, make_row, prompt_hash
+from caopd_verl.evaluation.metrics.summary import counts, load_columns, summarize, usage
+from caopd_verl.evaluation.rows.row import Job, jobs_of, make_row, prompt_hash
+from caopd_verl.evaluation.rows.store import RowStore, read_settings, write_json
 from caopd_verl.evaluation.settings import DEFAULTS, Endpoint, Local, Sampling, Summary
-from caopd_verl.evaluation.store import RowStore, read_settings, write_json
-from caopd_verl.evaluation.summary import counts, load_columns, summarize, usage
 from caopd_verl.types import Example
 
 METRICS = "metrics.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from caopd_verl.config import EvaluationConfig
-from caopd_verl.evaluation.decoding import Decoding
+from caopd_verl.evaluation.readouts.decoding import Decoding
 
 _TRAINING = EvaluationConfig()
 

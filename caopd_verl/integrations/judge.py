@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from caopd_verl.core.confidence import parse
 from caopd_verl.errors import DataError
-from caopd_verl.evaluation.metrics import METRIC_NAMES, calibration_metrics
+from caopd_verl.evaluation.metrics.calibration import METRIC_NAMES, calibration_metrics
 from caopd_verl.evaluation.settings import DEFAULTS
 from caopd_verl.types import Example, Messages
 from caopd_verl.verifiers import get_verifier

@@ -16,8 +16,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.console import SHOWN
-from caopd_verl.evaluation.results import Result
+from caopd_verl.evaluation.report.console import SHOWN
+from caopd_verl.evaluation.rows.results import Result
 
 TASK = "text-generation"
 READOUTS = ("stated", "expected")

@@ -23,7 +23,7 @@ from caopd_verl.core.context import (
 from caopd_verl.core.revise import revise_response, revise_text
 from caopd_verl.core.target import Target
 from caopd_verl.errors import RevisionError
-from caopd_verl.methods.base import Setting, TeacherContext, Trajectory, masked
+from caopd_verl.methods.method import Setting, TeacherContext, Trajectory, masked
 from caopd_verl.types import Rollout, RolloutGroup
 
 

@@ -14,7 +14,7 @@ from caopd_verl.core.context import build_sdpo_messages, choose_demonstrations, 
 from caopd_verl.core.revise import revise_response
 from caopd_verl.core.target import Target
 from caopd_verl.errors import RevisionError
-from caopd_verl.methods.base import Mask, Setting, TeacherContext, Trajectory, masked
+from caopd_verl.methods.method import Mask, Setting, TeacherContext, Trajectory, masked
 from caopd_verl.types import Rollout, RolloutGroup
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from caopd_verl.errors import ConfigError
 from caopd_verl.types import Verdict
 from caopd_verl.verifiers.arithmetic import ArithmeticVerifier
-from caopd_verl.verifiers.base import REASONS, Verifier
 from caopd_verl.verifiers.multiple_choice import MultipleChoiceVerifier
 from caopd_verl.verifiers.tool_call import ToolCallVerifier
+from caopd_verl.verifiers.verifier import REASONS, Verifier
 
 VERIFIERS: dict[str, Verifier] = {
     "multiple_choice": MultipleChoiceVerifier(),

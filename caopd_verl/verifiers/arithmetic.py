@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from caopd_verl.core.confidence import parse
 from caopd_verl.errors import DataError
 from caopd_verl.types import Verdict
-from caopd_verl.verifiers.base import CORRECT, MALFORMED, NO_ANSWER, WRONG
+from caopd_verl.verifiers.verifier import CORRECT, MALFORMED, NO_ANSWER, WRONG
 
 _PAIR = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)
 _LABEL = re.compile(r"answer[ \t]*:[ \t]*", re.IGNORECASE)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from caopd_verl.errors import DataError
 from caopd_verl.types import Verdict
-from caopd_verl.verifiers.base import CORRECT, MALFORMED, NO_ANSWER, WRONG
+from caopd_verl.verifiers.verifier import CORRECT, MALFORMED, NO_ANSWER, WRONG
 
 # [^<]* ends at the next tag, so each opening tag is scanned once: linear in the text.
 _PAIR = re.compile(r"<answer>([^<]*)</answer>", re.IGNORECASE)

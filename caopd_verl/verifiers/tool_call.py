@@ -24,7 +24,7 @@ from typing import Any
 
 from caopd_verl.errors import DataError
 from caopd_verl.types import Verdict
-from caopd_verl.verifiers.base import CORRECT, MALFORMED, NO_ANSWER, WRONG
+from caopd_verl.verifiers.verifier import CORRECT, MALFORMED, NO_ANSWER, WRONG
 
 Call = tuple[str, str]  # (name, canonical JSON of the input)
 

@@ -20,8 +20,8 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
 from caopd_verl.config import LossConfig
-from caopd_verl.core.aggregate import count_loss_tokens, token_weights
-from caopd_verl.methods.base import Trajectory
+from caopd_verl.losses.averaging import count_loss_tokens, token_weights
+from caopd_verl.methods.method import Trajectory
 
 PARTITION = "train"
 

@@ -21,7 +21,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 
 from caopd_verl.config import CaopdConfig
-from caopd_verl.core import divergence
+from caopd_verl.losses import divergence
 from caopd_verl.verl_ext.engine import CaopdEngine, response_positions
 
 N_MINI_BATCHES = "n_mini_batches"

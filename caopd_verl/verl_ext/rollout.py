@@ -12,7 +12,7 @@ import ray
 
 from caopd_verl.errors import ConfigError
 from caopd_verl.types import Example, Rollout, RolloutGroup, Verdict
-from caopd_verl.verifiers.base import Verifier
+from caopd_verl.verifiers.verifier import Verifier
 
 
 class GroupRollouts:

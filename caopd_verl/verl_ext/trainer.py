@@ -31,9 +31,9 @@ from caopd_verl.core.context import encode_teacher_prompt
 from caopd_verl.core.revise import find_eot_id
 from caopd_verl.core.target import Target, compute_target
 from caopd_verl.errors import TeacherContextError
-from caopd_verl.evaluation.decoding import Decoding
+from caopd_verl.evaluation.readouts.decoding import Decoding
 from caopd_verl.methods import METHODS
-from caopd_verl.methods.base import Setting, TeacherContext
+from caopd_verl.methods.method import Setting, TeacherContext
 from caopd_verl.types import RolloutGroup
 from caopd_verl.verifiers import VERIFIERS
 from caopd_verl.verl_ext import codec, step_metrics, validation

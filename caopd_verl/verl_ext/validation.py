@@ -9,10 +9,14 @@ from typing import Any
 
 from caopd_verl.config import EvaluationConfig
 from caopd_verl.core.confidence import parse
-from caopd_verl.evaluation.decoding import Decoding
-from caopd_verl.evaluation.expected import expected_confidences, string_tokens, value_prefix
-from caopd_verl.evaluation.metrics import calibration_metrics
-from caopd_verl.evaluation.plots import confidence_histogram, reliability_diagram
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
+from caopd_verl.evaluation.plots.reliability import confidence_histogram, reliability_diagram
+from caopd_verl.evaluation.readouts.decoding import Decoding
+from caopd_verl.evaluation.readouts.expected import (
+    expected_confidences,
+    string_tokens,
+    value_prefix,
+)
 from caopd_verl.types import RolloutGroup
 from caopd_verl.verl_ext.rollout import GroupRollouts
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 import uvicorn
 
+from caopd_verl.cascade.routing_settings import DEFAULTS
 from caopd_verl.cascade.serve import build
-from caopd_verl.cascade.settings import DEFAULTS
 from caopd_verl.cli import BAD_INPUT, main
 from caopd_verl.data.prompts import CONFIDENCE_INSTRUCTION
 from caopd_verl.errors import ConfigError

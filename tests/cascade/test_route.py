@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from caopd_verl.cascade.measure import measure
-from caopd_verl.cascade.rows import Price, align, load_model
-from caopd_verl.cascade.settings import DEFAULTS, Goal, Routing
+from caopd_verl.cascade.paired_rows import Price, align, load_model
+from caopd_verl.cascade.routing_settings import DEFAULTS, Goal, Routing
 from caopd_verl.cli import BAD_INPUT, OK, main
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.posthoc import split_groups
+from caopd_verl.evaluation.metrics.posthoc import split_groups
 from tests.cascade.folders import row, simulated, write
 
 ONE, TEN = Price("small", per_query=1.0), Price("large", per_query=10.0)

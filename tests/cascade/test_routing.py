@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caopd_verl.cascade.routing import Cascade, Curve, Queries, choose_threshold
-from caopd_verl.cascade.settings import Goal
+from caopd_verl.cascade.routing_settings import Goal
 from caopd_verl.errors import ConfigError
 
 INF = math.inf

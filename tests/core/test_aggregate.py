@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caopd_verl.core.aggregate import (
+from caopd_verl.errors import ConfigError, TeacherContextError
+from caopd_verl.losses.averaging import (
     MODES,
     LossCounts,
     aggregate_loss,
     count_loss_tokens,
     token_weights,
 )
-from caopd_verl.errors import ConfigError, TeacherContextError
 
 
 def batch(seed=0, rows=8, width=20):

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caopd_verl.core.divergence import (
+from caopd_verl.errors import ConfigError
+from caopd_verl.losses.divergence import (
     importance_weights,
     reference_divergence,
     tis_weights,
     topk_divergence,
 )
-from caopd_verl.errors import ConfigError
 
 ALPHAS = [0.0, 0.3, 0.5, 1.0]
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from caopd_verl.data import arithmetic
-from caopd_verl.data.arithmetic import LEVELS, generate, split_of
+from caopd_verl.data import additions as arithmetic
+from caopd_verl.data.additions import LEVELS, generate, split_of
 from caopd_verl.data.prompts import CONFIDENCE_INSTRUCTION
 from caopd_verl.errors import CaopdError
 

@@ -9,11 +9,22 @@ import torch
 from caopd_verl import assets
 from caopd_verl.cli import BAD_INPUT, OK, main
 from caopd_verl.data.registry import load_task
-from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
-from caopd_verl.evaluation.decoding import Decoding
-from caopd_verl.evaluation.expected import VALUES, expected_confidence, string_tokens, value_prefix
-from caopd_verl.evaluation.p_true import NO_ANSWER, QUESTION, TOO_LONG, follow_up, word_tokens
-from caopd_verl.evaluation.records import jobs_of
+from caopd_verl.evaluation.readouts.approximate import TokenStep, approximate_expected
+from caopd_verl.evaluation.readouts.decoding import Decoding
+from caopd_verl.evaluation.readouts.expected import (
+    VALUES,
+    expected_confidence,
+    string_tokens,
+    value_prefix,
+)
+from caopd_verl.evaluation.readouts.p_true import (
+    NO_ANSWER,
+    QUESTION,
+    TOO_LONG,
+    follow_up,
+    word_tokens,
+)
+from caopd_verl.evaluation.rows.row import jobs_of
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.evaluation.sources.local import (
     CachedContinuations,

@@ -7,7 +7,7 @@ import pytest
 
 from caopd_verl.data.registry import load_task
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.commands import EvalCommand, _examples
+from caopd_verl.evaluation.eval_cli import EvalCommand, _examples
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
-from caopd_verl.evaluation.decoding import Decoding
+from caopd_verl.evaluation.readouts.approximate import TokenStep, approximate_expected
+from caopd_verl.evaluation.readouts.decoding import Decoding
 
 AS_MODEL = Decoding(temperature=1.0, top_p=1.0)
 LN = math.log

@@ -2,7 +2,11 @@
 
 import pytest
 
-from caopd_verl.evaluation.compat import compat_summary, reference_confidence, reference_metrics
+from caopd_verl.evaluation.metrics.reference_rule import (
+    compat_summary,
+    reference_confidence,
+    reference_metrics,
+)
 
 
 @pytest.mark.parametrize(

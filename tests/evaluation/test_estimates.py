@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.compare import BETTER, CANT_TELL, COMPARED, WORSE, Column, compare
-from caopd_verl.evaluation.estimates import ALL_METRICS, estimate_readout, estimate_readouts
-from caopd_verl.evaluation.noise import noise_floor
+from caopd_verl.evaluation.intervals.compare import (
+    BETTER,
+    CANT_TELL,
+    COMPARED,
+    WORSE,
+    Column,
+    compare,
+)
+from caopd_verl.evaluation.intervals.estimates import (
+    ALL_METRICS,
+    estimate_readout,
+    estimate_readouts,
+)
+from caopd_verl.evaluation.intervals.noise import noise_floor
 
 OPTIONS = dict(n_bins=10, missing="drop", groups=None, n_resamples=300, level=0.95, seed=0)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from caopd_verl.errors import ConfigError, DataError, TokenizerError
-from caopd_verl.evaluation.decoding import Decoding, decoded_weights
-from caopd_verl.evaluation.expected import (
+from caopd_verl.evaluation.readouts.decoding import Decoding, decoded_weights
+from caopd_verl.evaluation.readouts.expected import (
     STRINGS,
     VALUES,
     expected_confidence,

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.bootstrap import cluster_index, mean_interval
-from caopd_verl.evaluation.metrics import (
+from caopd_verl.evaluation.intervals.bootstrap import cluster_index, mean_interval
+from caopd_verl.evaluation.metrics.calibration import (
     METRIC_NAMES,
     bin_index,
     calibration_metrics,

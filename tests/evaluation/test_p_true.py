@@ -5,7 +5,7 @@ import math
 import pytest
 
 from caopd_verl.errors import DataError, TokenizerError
-from caopd_verl.evaluation.p_true import QUESTION, follow_up, p_true, word_tokens
+from caopd_verl.evaluation.readouts.p_true import QUESTION, follow_up, p_true, word_tokens
 
 CHAT = [{"role": "user", "content": "2+2=?"}]
 

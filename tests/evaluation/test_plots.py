@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.plots import (
+from caopd_verl.evaluation.plots.reliability import (
     compare_reliability,
     confidence_histogram,
     reliability_diagram,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.metrics import calibration_metrics
-from caopd_verl.evaluation.posthoc import METHODS, fit, self_consistency, split_groups
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
+from caopd_verl.evaluation.metrics.posthoc import METHODS, fit, self_consistency, split_groups
 
 
 def overconfident(n, seed=0):

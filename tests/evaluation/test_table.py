@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caopd_verl.evaluation.metrics import calibration_metrics
-from caopd_verl.evaluation.smooth import CosineSmoother
-from caopd_verl.evaluation.table import COVERAGES, TABLE_METRICS, evaluate, layout
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
+from caopd_verl.evaluation.metrics.smooth import CosineSmoother
+from caopd_verl.evaluation.metrics.table import COVERAGES, TABLE_METRICS, evaluate, layout
 
 
 def figures(confidence, correct, n_bins=10, weights=None):

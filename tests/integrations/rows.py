@@ -2,7 +2,7 @@
 
 import json
 
-from caopd_verl.evaluation.metrics import calibration_metrics
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
 from caopd_verl.evaluation.settings import DEFAULTS
 
 SYSTEM = (

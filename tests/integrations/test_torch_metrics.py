@@ -14,7 +14,7 @@ pytest.importorskip(
 import torch
 
 from caopd_verl.errors import DataError
-from caopd_verl.evaluation.metrics import calibration_metrics
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics
 from caopd_verl.integrations.torch_metrics import OverconfidenceGap, StrictPairwiseRanking
 
 

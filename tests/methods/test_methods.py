@@ -11,10 +11,10 @@ from caopd_verl.core.confidence import parse
 from caopd_verl.core.context import encode_prompt, encode_teacher_prompt
 from caopd_verl.core.revise import find_eot_id, revise_text
 from caopd_verl.core.target import compute_target
-from caopd_verl.data.arithmetic import generate
+from caopd_verl.data.additions import generate
 from caopd_verl.data.prompts import CONFIDENCE_INSTRUCTION
 from caopd_verl.methods import METHODS
-from caopd_verl.methods.base import Setting
+from caopd_verl.methods.method import Setting
 from caopd_verl.types import Rollout, RolloutGroup
 from caopd_verl.verifiers import get_verifier
 

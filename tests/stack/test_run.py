@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from caopd_verl.core.confidence import parse
-from caopd_verl.data.arithmetic import generate
+from caopd_verl.data.additions import generate
 from caopd_verl.verl_ext.rollout import read_groups, write_groups
 
 from .conftest import ROLLOUTS, journal, replay_overrides, run_main

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from caopd_verl.config import LossConfig
-from caopd_verl.methods.base import TeacherContext, Trajectory, masked
+from caopd_verl.methods.method import TeacherContext, Trajectory, masked
 
 V, EOS = 24, 2
 CONTEXT = TeacherContext(lambda demo: [{"role": "user", "content": demo}], "demo")

@@ -131,7 +131,7 @@ def test_padded_teacher_logits_are_those_of_each_row_alone(temperature):
     from transformers import AutoModelForCausalLM
     from verl.utils import tensordict_utils as tu
 
-    from caopd_verl.preflight import resolve_model_path
+    from caopd_verl.preflight.prepare import resolve_model_path
     from caopd_verl.verl_ext.engine import CaopdEngine
 
     model = AutoModelForCausalLM.from_pretrained(

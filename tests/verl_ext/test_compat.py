@@ -282,7 +282,8 @@ def test_errors_of_an_actor_are_caught_as_ours_and_shown_without_ray(cls):
 def test_the_command_shows_an_actors_error_without_stack_traces(monkeypatch, capsys, tmp_path):
     from ray.exceptions import RayTaskError
 
-    from caopd_verl import main, preflight
+    from caopd_verl import main
+    from caopd_verl.preflight import prepare as preflight
     from caopd_verl.verl_ext import runner
 
     def fail(config: object) -> None:

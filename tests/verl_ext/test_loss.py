@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caopd_verl.config import CaopdConfig, LossConfig
-from caopd_verl.core.divergence import reference_divergence
+from caopd_verl.losses.divergence import reference_divergence
 
 from .rows import V, loss_of, make_row, mixed_rows, random_tables
 

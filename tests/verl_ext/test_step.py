@@ -8,9 +8,9 @@ import pytest
 
 from caopd_verl.config import CaopdConfig, ContextConfig
 from caopd_verl.core.revise import find_eot_id
-from caopd_verl.data.arithmetic import generate
+from caopd_verl.data.additions import generate
 from caopd_verl.errors import CaopdError, ConfigError, TeacherContextError
-from caopd_verl.methods.base import Setting
+from caopd_verl.methods.method import Setting
 from caopd_verl.types import Rollout, RolloutGroup
 from caopd_verl.verifiers import get_verifier
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from caopd_verl.errors import CaopdError, ConfigError
-from caopd_verl.evaluation.records import Generation
+from caopd_verl.evaluation.rows.row import Generation
 from caopd_verl.evaluation.settings import Endpoint, Sampling
 from caopd_verl.evaluation.sources.completion import BadBody, parse_completion
 from caopd_verl.types import Messages

@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any
 
-from caopd_verl.evaluation.approximate import TokenStep, approximate_expected
-from caopd_verl.evaluation.decoding import Decoding
-from caopd_verl.evaluation.records import Generation
+from caopd_verl.evaluation.readouts.approximate import TokenStep, approximate_expected
+from caopd_verl.evaluation.readouts.decoding import Decoding
+from caopd_verl.evaluation.rows.row import Generation
 
 _SHOWN = 120
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from caopd_verl.evaluation.records import Job, make_row
+from caopd_verl.evaluation.rows.row import Job, make_row
+from caopd_verl.evaluation.rows.store import RowStore
 from caopd_verl.evaluation.sources.client import ChatClient, RowError
-from caopd_verl.evaluation.store import RowStore
 
 Row = dict[str, Any]
 

@@ -18,10 +18,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.expected import expected_confidence, value_prefix
-from caopd_verl.evaluation.metrics import FloatArray
-from caopd_verl.evaluation.p_true import NO_ANSWER, TOO_LONG, follow_up, p_true, word_tokens
-from caopd_verl.evaluation.records import P_TRUE_NOT_ASKED, Generation, Job, Readout, exact_readout
+from caopd_verl.evaluation.metrics.calibration import FloatArray
+from caopd_verl.evaluation.readouts.expected import expected_confidence, value_prefix
+from caopd_verl.evaluation.readouts.p_true import (
+    NO_ANSWER,
+    TOO_LONG,
+    follow_up,
+    p_true,
+    word_tokens,
+)
+from caopd_verl.evaluation.rows.row import P_TRUE_NOT_ASKED, Generation, Job, Readout, exact_readout
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.types import Messages
 

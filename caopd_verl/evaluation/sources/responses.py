@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import CaopdError, ConfigError, DataError
-from caopd_verl.evaluation.records import EXACT, Generation, Job, Key, Readout, prompt_hash
+from caopd_verl.evaluation.rows.row import EXACT, Generation, Job, Key, Readout, prompt_hash
 from caopd_verl.types import Example, Messages
 from caopd_verl.verifiers import get_verifier
 

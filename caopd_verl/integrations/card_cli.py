@@ -1,0 +1,58 @@
+"""The options of `caopd card`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+class CardCommand:
+    """`caopd card`."""
+
+    @classmethod
+    def add_parser(cls, subparsers: Any) -> None:
+        parser: argparse.ArgumentParser = subparsers.add_parser(
+            "card",
+            help="evaluation results as metadata of a model card (model-index)",
+            description="Writes the calibration metrics into the metadata of a README.md for the hub. A card that is "
+            "there already keeps its text and its other metadata. Needs huggingface_hub (pip install "
+            "'caopd-verl[card]').",
+        )
+        parser.add_argument(
+            "results", nargs="+", type=Path, help="folders of caopd eval runs of one model"
+        )
+        parser.add_argument("--output", "-o", type=Path, required=True, help="the README.md")
+        parser.add_argument(
+            "--model-name", help="in the metadata; the card's own, or the run's, otherwise"
+        )
+        parser.add_argument(
+            "--dataset",
+            help="the data set's name on the hub, for a single result; the task's otherwise",
+        )
+        parser.set_defaults(run=cls.run)
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> bool:
+        from caopd_verl.errors import ConfigError
+        from caopd_verl.evaluation.rows.results import load_results
+        from caopd_verl.integrations.model_card import dataset_of, write_card
+
+        results = load_results(args.results)
+        if args.dataset is not None and len(results) > 1:
+            raise ConfigError(
+                f"one name for {len(results)} results",
+                where="--dataset",
+                expected="a single result",
+            )
+        pairs = [(result, dataset_of(result, id=args.dataset)) for result in results]
+        data, left_out = write_card(pairs, args.output, model_name=args.model_name)
+        print(
+            f"written to {args.output}: {len(data.eval_results or [])} evaluation results of {data.model_name}"
+        )
+        for line in left_out:
+            print(f"  left out: {line}")
+        return True
+
+
+COMMANDS: tuple[Any, ...] = (CardCommand,)

@@ -1,0 +1,1 @@
+"""Loss terms: tensors in, per-token losses and readings out."""
