@@ -23,7 +23,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from caopd_verl.core.revise import find_eot_id, revise_response
-from caopd_verl.core.target import compute_target
+from caopd_verl.core.targets import SuccessRate
 
 PROMPTS, K, TOKENS, REPEATS = 32, 8, 8192, 5
 ENDINGS = {
@@ -64,7 +64,7 @@ def main() -> None:
         for _ in range(REPEATS):
             begin = time.perf_counter()
             for p, correct in enumerate(verdicts):
-                target = compute_target(correct, leave_one_out=False, shrinkage=None)
+                target = SuccessRate().target("question", correct)
                 for k, value in enumerate(target.per_rollout):
                     revise_response(
                         rollouts[p * K + k],

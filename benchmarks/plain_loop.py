@@ -29,19 +29,24 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from caopd_verl.config import CaopdConfig, LossConfig
+from caopd_verl import pipeline
+from caopd_verl.config import (
+    AttemptTemplate,
+    Average,
+    CaopdConfig,
+    ContextConfig,
+    LossConfig,
+    Unsolved,
+)
 from caopd_verl.core.confidence import parse
-from caopd_verl.core.context import encode_prompt, encode_teacher_prompt
+from caopd_verl.core.context import encode_prompt
 from caopd_verl.core.ema import ema_update, named_shards
-from caopd_verl.core.revise import find_eot_id
-from caopd_verl.core.target import compute_target
+from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.data.additions import generate
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics
-from caopd_verl.losses.averaging import count_loss_tokens, token_weights
 from caopd_verl.losses.divergence import topk_divergence
 from caopd_verl.methods import METHODS
-from caopd_verl.methods.method import Setting, Trajectory
-from caopd_verl.types import Example, Rollout, RolloutGroup
+from caopd_verl.types import CONFIDENCE_ROLES, Example, Role, Rollout, RolloutGroup
 from caopd_verl.verifiers import get_verifier
 
 ASSET = Path(__file__).resolve().parents[1] / "caopd_verl" / "assets" / "tiny_arith"
@@ -50,22 +55,35 @@ TEMPERATURE, VAL_TEMPERATURE, VAL_TOP_P = 1.0, 0.6, 0.95
 MAX_TEACHER_PROMPT = 128
 SETTINGS: dict[str, CaopdConfig] = {
     "sdpo": CaopdConfig(method="sdpo"),
-    "sdpo_caopd": CaopdConfig(method="caopd"),
+    "sdpo_caopd": CaopdConfig(method="sdpo_caopd"),
     "sdpo_caopd_proper": CaopdConfig(
-        method="caopd",
-        unsolved="confidence_only",
-        loss=LossConfig(average="token", confidence_alpha=0.0),
+        method="sdpo_caopd",
+        unsolved=Unsolved.confidence_only,
+        loss=LossConfig(average=Average.token, confidence_alpha=0.0),
     ),
 }
 
 
 @dataclass(frozen=True)
-class Row:
-    """One trained rollout: what student and teacher read before it."""
+class LoopServices:
+    """What the methods ask for (`methods.method.Services`)."""
 
-    prompt: list[int]
-    teacher_prompt: list[int]
-    trajectory: Trajectory
+    config: CaopdConfig
+    tokenizer: Any
+    eot_id: int
+    max_response_tokens: int
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset({self.eot_id})
+
+    def gold_demonstration(self, example: Example) -> str:
+        """The gold answer as a response."""
+        return get_verifier(example.verifier).demonstration(example.answer)
+
+    def group_advantages(self, rewards: Sequence[float]) -> list[float]:
+        """Not here: the loop knows no policy gradient."""
+        raise SystemExit("benchmarks/plain_loop.py runs distillation methods only")
 
 
 class Loop:
@@ -88,7 +106,9 @@ class Loop:
             self.student.parameters(), lr=rate(0), weight_decay=0.01, betas=betas
         )
         self.eot = find_eot_id(self.tokenizer)
-        self.setting = Setting(config, self.tokenizer, self.eot, MAX_NEW)
+        self.method = METHODS[config.method]
+        self.targets = pipeline.target_rule(config)
+        self.services = LoopServices(config, self.tokenizer, self.eot, MAX_NEW)
 
     def step(self, index: int, examples: Sequence[Example]) -> dict[str, float]:
         """One training step on `examples`: sample K each, verify, revise, distil, EMA."""
@@ -144,48 +164,48 @@ class Loop:
             groups.append(RolloutGroup(f"{g}", example, tuple(prompt), rollouts))
         return groups
 
-    def rows(self, groups: Sequence[RolloutGroup]) -> tuple[list[Row], list[float]]:
+    def rows(self, groups: Sequence[RolloutGroup]) -> tuple[list[pipeline.UpdateRow], list[float]]:
         """Trained rows and each group's p-hat."""
-        rows, targets = [], []
-        for group in groups:
-            verdicts = [r.verdict.correct for r in group.rollouts]
-            target = compute_target(
-                verdicts, leave_one_out=self.config.target.leave_one_out, shrinkage=None
-            )
-            targets.append(target.p_hat)
-            for trajectory in METHODS[self.config.method](group, target, self.setting):
-                if trajectory.context is None:
-                    continue
-                teacher_prompt = encode_teacher_prompt(
-                    trajectory.context.build, trajectory.context.demo_text, tokenizer=self.tokenizer,
-                    max_tokens=MAX_TEACHER_PROMPT, overlong=self.config.context.overlong, template_kwargs={},
-                )  # fmt: skip
-                rows.append(Row(list(group.prompt_ids), teacher_prompt, trajectory))
-        return rows, targets
+        plan = self.method.plan(self.config, K)
+        targets = pipeline.targets_of(groups, plan, self.targets)
+        rows = pipeline.update_rows(
+            pipeline.trajectories_of(groups, targets, self.method, self.services),
+            tokenizer=self.tokenizer,
+            config=self.config,
+            template_kwargs={},
+        )
+        trained = [row for row in rows if row.trajectory.n_trained]
+        return trained, [target.p_hat for target in targets]
 
-    def update(self, index: int, rows: Sequence[Row]) -> dict[str, float]:
+    def update(self, index: int, rows: Sequence[pipeline.UpdateRow]) -> dict[str, float]:
         """One optimizer step on the rows' weighted mean divergence."""
         loss_config = self.config.loss
-        responses, _ = pad(
-            [r.trajectory.token_ids for r in rows], left=False, value=self.tokenizer.pad_token_id
-        )
-        mask_BR = pad_masks([r.trajectory.trained_mask for r in rows])
-        confidence_T = pad_masks([r.trajectory.confidence_mask for r in rows])[mask_BR]
-        value_T = pad_masks([r.trajectory.value_mask for r in rows])[mask_BR]
-        only_B = torch.tensor([r.trajectory.confidence_only for r in rows])
-        weights_BR = token_weights(
-            mask_BR, only_B, mode=loss_config.average, counts=count_loss_tokens(mask_BR, only_B),
-            include_masked_rows=loss_config.normalize_by == "all",
-        )  # fmt: skip
+        trajectories = [row.trajectory for row in rows]
+        pad_id = self.tokenizer.pad_token_id
+        responses, _ = pad([t.token_ids for t in trajectories], left=False, value=pad_id)
+        roles_BR, _ = pad([t.roles for t in trajectories], left=False, value=int(Role.REASONING))
+        weights = pipeline.token_weights(trajectories, self.config)
+        weights_BR = torch.nn.utils.rnn.pad_sequence(weights, batch_first=True)
+        mask_BR = weights_BR != 0
+        roles_T = roles_BR[mask_BR]
+        confidence_T = torch.isin(roles_T, torch.tensor([int(r) for r in CONFIDENCE_ROLES]))
+        value_T = roles_T == int(Role.CONFIDENCE_VALUE)
         self.student.train()
-        student_TV = self.logits(self.student, [r.prompt for r in rows], rows, mask_BR)
+        prompts = [list(t.prompt_ids) for t in trajectories]
+        shown = [row.teacher_prompt_ids or [] for row in rows]
+        student_TV = self.logits(self.student, prompts, rows, mask_BR)
         with torch.no_grad():
-            teacher_TV = self.logits(self.teacher, [r.teacher_prompt for r in rows], rows, mask_BR)
+            teacher_TV = self.logits(self.teacher, shown, rows, mask_BR)
         alpha_T = torch.where(confidence_T, self.config.confidence_alpha, loss_config.alpha)
         loss_T, per_token = topk_divergence(
-            student_TV, teacher_TV, responses[mask_BR], k=loss_config.top_k, alpha_T=alpha_T,
-            temperature=TEMPERATURE, chunk_tokens=1 << 16,
-        )  # fmt: skip
+            student_TV,
+            teacher_TV,
+            responses[mask_BR],
+            k=loss_config.top_k,
+            alpha_T=alpha_T,
+            temperature=TEMPERATURE,
+            chunk_tokens=1 << 16,
+        )
         loss = (loss_T * weights_BR[mask_BR]).sum()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(index)
@@ -193,20 +213,21 @@ class Loop:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
-        mean = lambda x_T, where_T: (
-            float(x_T[where_T].mean()) if bool(where_T.any()) else float("nan")
-        )
         return {
             "loss": loss.item(),
-            "reasoning_loss": mean(loss_T.detach(), ~confidence_T),
-            "confidence_loss": mean(loss_T.detach(), confidence_T),
-            "teacher_value_prob": mean(per_token["teacher_log_probs"].exp(), value_T),
-            "student_value_prob": mean(per_token["student_log_probs"].exp(), value_T),
+            "reasoning_loss": mean_where(loss_T.detach(), ~confidence_T),
+            "confidence_loss": mean_where(loss_T.detach(), confidence_T),
+            "teacher_value_prob": mean_where(per_token["teacher_log_probs"].exp(), value_T),
+            "student_value_prob": mean_where(per_token["student_log_probs"].exp(), value_T),
             "grad_norm": float(norm),
         }
 
     def logits(
-        self, model: Any, prompts: Sequence[list[int]], rows: Sequence[Row], mask_BR: Tensor
+        self,
+        model: Any,
+        prompts: Sequence[list[int]],
+        rows: Sequence[pipeline.UpdateRow],
+        mask_BR: Tensor,
     ) -> Tensor:
         """fp32 logits [T, V] of the trained tokens, each from the position before it."""
         pad_id = self.tokenizer.pad_token_id
@@ -249,9 +270,9 @@ def pad(sequences: Sequence[Sequence[int]], *, left: bool, value: int) -> tuple[
     return ids, mask
 
 
-def pad_masks(masks: Sequence[Sequence[bool]]) -> Tensor:
-    """bool [B, longest], False where padded."""
-    return pad([[int(x) for x in mask] for mask in masks], left=False, value=0)[0].bool()
+def mean_where(values_T: Tensor, where_T: Tensor) -> float:
+    """Mean over the chosen tokens; NaN where none is chosen."""
+    return float(values_T[where_T].mean()) if bool(where_T.any()) else float("nan")
 
 
 def cut_after(ids: list[int], eot: int) -> list[int]:
@@ -278,10 +299,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     args = arguments(argv)
     torch.set_num_threads(args.threads)
     config = SETTINGS[args.method]
-    loss = replace(config.loss, average=args.average or config.loss.average)
-    config = replace(
-        config, loss=loss, context=replace(config.context, attempt_template=args.attempt_template)
-    )
+    average = Average(args.average) if args.average else config.loss.average
+    template = AttemptTemplate(args.attempt_template)
+    context = ContextConfig(max_tokens=MAX_TEACHER_PROMPT, attempt_template=template)
+    config = replace(config, loss=replace(config.loss, average=average), context=context)
     rate = learning_rates(args.lr, warmup=args.warmup, steps=args.steps, schedule=args.schedule)
     loop = Loop(args.model, config, rate=rate, betas=(0.9, args.beta2), seed=args.seed)
     train = generate(n=PROMPTS * args.steps, seed=1000 + args.seed, split="train")

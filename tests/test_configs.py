@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from caopd_verl import config as schema
 from caopd_verl import main as entry
-from caopd_verl.methods import METHODS
+from caopd_verl.methods import check_method
 from caopd_verl.preflight.prepare import check_batch
 
 from .conftest import CONFIGS
@@ -89,9 +89,8 @@ def test_every_recipe_composes_with_every_scale(compose, recipe, scale):
     )  # resolves: no interpolation is left open
     caopd = OmegaConf.to_object(config.caopd)
     assert isinstance(caopd, schema.CaopdConfig)
-    schema.validate(
-        caopd, methods=tuple(METHODS), rollouts_per_prompt=config.actor_rollout_ref.rollout.n
-    )
+    schema.validate(caopd)
+    check_method(caopd, config.actor_rollout_ref.rollout.n)
     check_batch(config)
     assert config.trainer.v1.trainer_mode == "caopd"
     assert config.trainer.device == ("cpu" if scale and scale.startswith("cpu") else "cuda")
@@ -116,7 +115,7 @@ def test_every_scale_passes_verls_own_check(compose, verl_on_cpu, scale, capsys)
 def test_sdpo_caopd_is_the_papers_table_6(compose):
     composed = flat(compose("+recipe=sdpo_caopd"))
     assert {key: composed[key] for key in TABLE_6} == TABLE_6
-    assert composed["caopd.method"] == "caopd"
+    assert composed["caopd.method"] == "sdpo_caopd"
     assert composed["caopd.unsolved"] == "mask"
     assert composed["caopd.loss.confidence_alpha"] is None  # reverse KL on every token
     assert (
@@ -155,7 +154,7 @@ def test_presets_differ_in_the_documented_keys_only(compose, scale):
         for recipe in ("sdpo", "sdpo_caopd", "sdpo_caopd_proper")
     )
     assert differing(sdpo, caopd) == {
-        "caopd.method": ("sdpo", "caopd"),
+        "caopd.method": ("sdpo", "sdpo_caopd"),
         "trainer.experiment_name": ("sdpo", "sdpo_caopd"),
     }
     assert differing(caopd, proper) == {
@@ -257,13 +256,15 @@ def command(monkeypatch, tmp_path, capsys):
         (("+recipe=sdpo", "caopd.loss.top_k=many"), ("caopd.loss.top_k", "many")),
         (("+recipe=sdpo", "caopd.target.leave_one_out=7.5"), ("caopd.target.leave_one_out", "7.5")),
         (("+recipe=sdpo", "caopd.loss=null"), ("caopd.loss", "")),
+        (("+recipe=sdpo", "caopd.loss.average=mean"), ("caopd.loss.average", "sequence, token")),
+        (("+recipe=sdpo", "caopd.unsolved=ignore"), ("caopd.unsolved", "mask, confidence_only")),
         (
             ("+recipe=sdpo", "+scale=cpu_tiny", "caopd.loss.alpha=1.5"),
             ("ConfigError: caopd.loss.alpha", "[0, 1]"),
         ),
         (
             ("+recipe=sdpo", "+scale=cpu_tiny", "caopd.method=sdop"),
-            ("ConfigError: caopd.method", "one of sdpo, caopd"),
+            ("ConfigError: caopd.method", "one of sdpo, sdpo_caopd"),
         ),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("+") else "",

@@ -10,15 +10,11 @@ import pytest
 import torch
 
 from caopd_verl.core.confidence import parse, render
-from caopd_verl.core.context import (
-    build_attempt_messages,
-    build_sdft_messages,
-    build_sdpo_messages,
-    encode_prompt,
-)
+from caopd_verl.core.context import encode_prompt, teacher_messages
 from caopd_verl.core.revise import find_eot_id, revise_response
 from caopd_verl.data.additions import generate
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics
+from caopd_verl.types import TeacherPrompt
 from caopd_verl.verifiers import get_verifier
 
 transformers = pytest.importorskip("transformers")
@@ -101,23 +97,24 @@ def test_base_alone_is_overconfident_and_half_right(alone, examples):
 
 @pytest.mark.parametrize("agrees", [True, False])
 @pytest.mark.parametrize("value", [0.0, 0.125, 0.5, 0.875, 1.0])
-def test_t8_teacher_copies_the_confidence_that_its_context_states(
+def test_teacher_copies_the_confidence_that_its_context_states(
     model, tokenizer, examples, value, agrees
 ):
     rng = random.Random(0)
     prompts, responses = [], []
     for e in examples[:50]:
-        prompts.append(build_sdpo_messages(e.messages, f"{e.answer}\n{render(value)}"))
+        shown = TeacherPrompt(e.messages, f"{e.answer}\n{render(value)}", "solution")
+        prompts.append(teacher_messages(shown))
         own = e.answer if agrees else str(int(e.answer) + rng.choice([-10, -1, 1, 10]))
         responses.append(f"{own}\n{render(value)}")
     assert _stated_probability(model, tokenizer, prompts, responses) > 0.6
 
 
-@pytest.mark.parametrize("header", ["solution", "attempt"])
-def test_t16_teacher_copies_zero_from_an_unsolved_attempt(model, tokenizer, examples, header):
+@pytest.mark.parametrize("form", ["solution", "attempt"])
+def test_teacher_copies_zero_from_an_unsolved_attempt(model, tokenizer, examples, form):
     attempts = [f"{int(e.answer) + 10}\n{render(0.0)}" for e in examples[:50]]
     prompts = [
-        build_attempt_messages(e.messages, a, header=header)
+        teacher_messages(TeacherPrompt(e.messages, a, form))
         for e, a in zip(examples, attempts, strict=False)
     ]
     assert _stated_probability(model, tokenizer, prompts, attempts) > 0.6
@@ -126,7 +123,7 @@ def test_t16_teacher_copies_zero_from_an_unsolved_attempt(model, tokenizer, exam
 def test_teacher_repeats_a_shown_solution_and_is_surer_than_alone(
     model, tokenizer, examples, alone
 ):
-    prompts = [build_sdft_messages(e.messages, e.answer) for e in examples]
+    prompts = [teacher_messages(TeacherPrompt(e.messages, e.answer, "example")) for e in examples]
     texts = _sample(model, tokenizer, [_prompt(tokenizer, p) for p in prompts])
     verify = get_verifier("arithmetic")
     assert sum(verify(t, e.answer).correct for t, e in zip(texts, examples, strict=True)) / N > 0.8

@@ -18,7 +18,7 @@ In a teacher's context (one in four), with the very templates of `core.context`:
 * Shown a solution with a stated confidence, it repeats the answer and copies the confidence. Shown confidences: 60 %
   as it states them itself, the rest anything (half of these on the grid of eighths, 0.00 and 1.00 included).
 * The same where the response does not agree with the solution (the teacher scores other answers than its own), where
-  the solution is wrong, and for an attempt (`build_attempt_messages`, both wordings).
+  the solution is wrong, and for an attempt (both wordings, `core.context.TEMPLATES`).
 * It copies mostly, not always: some responses slip in one digit of the answer (`SLIP`), some state another confidence
   (`OTHER`). A teacher's distribution is no point mass, as in real models.
 * Shown a solution without any confidence, it is surer than alone: 0.95 to 1.00.
@@ -45,9 +45,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from caopd_verl.assets.tiny_tokenizer import build_tokenizer
 from caopd_verl.core.confidence import render
-from caopd_verl.core.context import build_attempt_messages, build_sdft_messages, build_sdpo_messages
+from caopd_verl.core.context import teacher_messages
 from caopd_verl.data.additions import LEVELS, generate, question_text, split_of
-from caopd_verl.types import Messages
+from caopd_verl.types import Messages, TeacherForm, TeacherPrompt
 
 SEED, LR = 1, 3e-3
 STEPS, DECAY_STEPS = 2000, 700
@@ -121,16 +121,17 @@ def context_text(rng: random.Random, mixture: Mixture) -> Text:
     a, b, rare = draw_addition(rng, mixture)
     question, gold, kind = _question(a, b), str(a + b), rng.random()
     if kind < 0.12:
-        build = build_sdft_messages if rng.random() < 0.5 else build_sdpo_messages
-        return build(question, gold), "", f"{gold}\n{render(_pick(rng, SURE))}"
+        form: TeacherForm = "example" if rng.random() < 0.5 else "solution"
+        prompt = teacher_messages(TeacherPrompt(question, gold, form))
+        return prompt, "", f"{gold}\n{render(_pick(rng, SURE))}"
     attempt = kind < 0.35
     shown = slip(rng, gold) if rng.random() < (0.7 if attempt else 0.1) else gold
     value = shown_confidence(rng, rare=rare)
     demo = f"{shown}\n{render(value)}"
     if attempt and rng.random() < 0.5:
-        prompt = build_attempt_messages(question, demo, header="attempt")
+        prompt = teacher_messages(TeacherPrompt(question, demo, "attempt"))
     else:
-        prompt = build_sdpo_messages(question, demo)
+        prompt = teacher_messages(TeacherPrompt(question, demo, "solution"))
     stated = rng.randrange(101) / 100 if rng.random() < OTHER else value
     if rng.random() < 0.25:
         return prompt, f"{slip(rng, shown)}\n", render(stated)

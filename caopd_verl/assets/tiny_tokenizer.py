@@ -11,20 +11,15 @@ from __future__ import annotations
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from caopd_verl.core import context
 from caopd_verl.core.confidence import LABEL
+from caopd_verl.core.context import TEMPLATES
 from caopd_verl.data.prompts import CONFIDENCE_INSTRUCTION
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 PHRASES = (
     CONFIDENCE_INSTRUCTION,
     LABEL,
-    context.SDPO_HEADER,
-    context.SDPO_CLOSING,
-    context.SDFT_HEADER,
-    context.SDFT_CLOSING,
-    context.ATTEMPT_HEADER,
-    context.ATTEMPT_CLOSING,
+    *(words.strip() for template in TEMPLATES.values() for words in template),
     "system",
     "user",
     "assistant",

@@ -31,7 +31,6 @@ from caopd_verl.errors import ConfigError
 Metrics = dict[str, Tensor]
 
 _INF_GAP = 200.0  # how far below the row's maximum a logit of -inf is put; exp(-200) is 0 in fp32
-_RATIO_CLAMP = 20.0  # log-ratios of importance weights are clamped to +-20 before exp, as in SDPO
 
 
 def topk_divergence(
@@ -118,47 +117,6 @@ def reference_divergence(
                 (1 - alpha) * (s * (row_s - log_m)).sum() + alpha * (t * (row_t - log_m)).sum()
             )
     return torch.stack(rows)
-
-
-def importance_weights(logp_T: Tensor, old_logp_T: Tensor, *, clip: float | None) -> Tensor:
-    """Per-token `min(pi / pi_old, clip)`, detached fp32 [T] (Table 6: IS clip 2); exactly 1 where the policies agree.
-
-    `old_logp_T` must be of the revised sequence (T19, T20). `clip=None` means no weighting: all ones.
-
-    Raises:
-        ConfigError: clip not positive.
-    """
-    if clip is None:
-        return torch.ones_like(logp_T, dtype=torch.float32).detach()
-    return _clipped_ratio(logp_T, old_logp_T, clip)
-
-
-def tis_weights(
-    old_logp_T: Tensor, rollout_logp_T: Tensor, valid_mask_T: Tensor, *, clip: float | None
-) -> Tensor:
-    """Truncated importance weights of trainer against sampler, per token, detached fp32 [T].
-
-    Args:
-        old_logp_T: the trainer's log-probs of the revised sequence.
-        rollout_logp_T: the sampler's; whatever stands at invalid positions (NaN too) is not read.
-        valid_mask_T: bool, True where the token is the sampled one in its sampled context (positions < `n_kept`);
-            elsewhere the weight is 1 (T19). Weights are never multiplied along a sequence.
-        clip: upper bound, > 0; None for all ones.
-    """
-    ones = torch.ones_like(old_logp_T, dtype=torch.float32).detach()
-    if clip is None:
-        return ones
-    safe = torch.where(valid_mask_T, rollout_logp_T.detach(), old_logp_T.detach())
-    return torch.where(valid_mask_T, _clipped_ratio(old_logp_T, safe, clip), ones)
-
-
-def _clipped_ratio(new: Tensor, old: Tensor, clip: float) -> Tensor:
-    if not clip > 0:
-        raise ConfigError(
-            f"importance weights clipped at {clip}", expected="a positive number, or null for none"
-        )
-    log_ratio = (new.detach().float() - old.detach().float()).clamp(-_RATIO_CLAMP, _RATIO_CLAMP)
-    return log_ratio.exp().clamp(max=clip)
 
 
 def _logits(logits_CV: Tensor, temperature: float) -> Tensor:

@@ -1,10 +1,39 @@
-"""Named methods: one row a method, one small file behind it."""
+"""Named methods: one row a method, one small file behind a family."""
 
-from caopd_verl.methods.caopd import caopd
+from __future__ import annotations
+
+from caopd_verl.config import CaopdConfig, require
+from caopd_verl.methods.distillation import Distillation
 from caopd_verl.methods.method import Method
-from caopd_verl.methods.sdpo import sdpo
 
 METHODS: dict[str, Method] = {
-    "sdpo": sdpo,
-    "caopd": caopd,
+    "sdpo": Distillation(context="sibling", revise=False),
+    "sdpo_caopd": Distillation(context="sibling", revise=True),
 }
+
+
+def check_method(config: CaopdConfig, rollouts: int) -> Method:
+    """The method that the config names, after its own checks.
+
+    Args:
+        config: the `caopd` block.
+        rollouts: K, verl's `actor_rollout_ref.rollout.n`.
+
+    Raises:
+        ConfigError: naming the key of a setting that cannot work.
+    """
+    known = "one of " + ", ".join(METHODS)
+    require(config.method in METHODS, "caopd.method", config.method, known)
+    require(rollouts >= 1, "actor_rollout_ref.rollout.n", rollouts, "at least 1 rollout a prompt")
+    method = METHODS[config.method]
+    plan = method.plan(config, rollouts)
+    n_judged = plan.n - plan.judged_from
+    require(
+        not config.target.leave_one_out or n_judged >= 2,
+        "caopd.target.leave_one_out",
+        True,
+        f"K of at least 2: leave-one-out takes p-hat from the K-1 siblings, and K is {n_judged}",
+        "raise actor_rollout_ref.rollout.n, or set caopd.target.leave_one_out=false",
+    )
+    method.check(config, rollouts)
+    return method

@@ -1,79 +1,87 @@
-"""What a method decides: which sequence is trained, on which tokens, under which teacher context.
+"""What a method decides, and nothing else knows.
 
-A method is one small file and one row of `methods.METHODS`. It sees a group of verified rollouts and its target, and
-returns one `Trajectory` for each rollout; it knows nothing of tensors, engines or verl.
+A method says which loss terms it needs, how many rollouts a prompt gets, what its own config
+checks are, and which trajectories come of a group of verified rollouts. It knows nothing of
+tensors, engines or verl. A new method is one small file and one row of `methods.METHODS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from caopd_verl.config import CaopdConfig
-from caopd_verl.core.revise import Tokenizer
-from caopd_verl.core.target import Target
-from caopd_verl.types import Messages, RolloutGroup
+from caopd_verl.core.targets import Target
+from caopd_verl.core.tokens import Tokenizer
+from caopd_verl.losses.terms import LossTerm
+from caopd_verl.types import Example, Rollout, RolloutGroup, Trajectory
 
-Mask = tuple[bool, ...]
+
+class Services(Protocol):
+    """The one thing that a method may ask. The tests have one fake of it."""
+
+    @property
+    def config(self) -> CaopdConfig:
+        """The `caopd` block."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The student's tokenizer."""
+
+    @property
+    def eot_id(self) -> int:
+        """The id that ends the assistant's turn in the chat template."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """All ids at which sampling stops, `eot_id` included."""
+
+    @property
+    def max_response_tokens(self) -> int:
+        """Limit of a response, end-of-turn included."""
+
+    def gold_demonstration(self, example: Example) -> str:
+        """The question's worked solution: its own, else its gold answer as a response."""
+
+    def group_advantages(self, rewards: Sequence[float]) -> list[float]:
+        """The framework's advantage of each rollout of one group, from the group's rewards."""
 
 
 @dataclass(frozen=True)
-class TeacherContext:
-    """What the teacher is conditioned on: `build(demo_text)` gives its messages (a shorter demo may be tried, T25)."""
+class RolloutPlan:
+    """How many rollouts a prompt gets, and what for.
 
-    build: Callable[[str], Messages]
-    demo_text: str
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """One response to be trained on, and what the teacher sees.
-
-    Attributes:
-        token_ids: the response's tokens (revised where the method revises), end-of-turn token included.
-        trained_mask: which tokens carry loss; all False where the row is masked.
-        confidence_mask: which tokens belong to the confidence segment.
-        value_mask: which tokens spell the number in it.
-        n_kept: leading tokens that are exactly those sampled; rollout log-probs are valid for them only (T19).
-        context: what the teacher is conditioned on; None where there is no teacher for this rollout.
-        status: how it came about, for the logged counts (`replaced`, `appended`, `unsolved`, `truncated`, ...).
-        confidence_only: True where only the confidence tokens are trained (unsolved groups).
+    The first `trained` rollouts become trajectories; those from `judged_from` on give p-hat.
     """
 
-    token_ids: tuple[int, ...]
-    trained_mask: Mask
-    confidence_mask: Mask
-    value_mask: Mask
-    n_kept: int
-    context: TeacherContext | None
-    status: str
-    confidence_only: bool = False
+    n: int
+    trained: int
+    judged_from: int = 0
 
-    def __post_init__(self) -> None:
-        n = len(self.token_ids)
-        masks = (self.trained_mask, self.confidence_mask, self.value_mask)
-        assert all(len(mask) == n for mask in masks) and 0 <= self.n_kept <= n, (
-            "masks and ids must align"
-        )
+    def judged(self, group: RolloutGroup) -> tuple[Rollout, ...]:
+        """The rollouts whose verdicts give the group's target."""
+        return group.rollouts[self.judged_from :]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What every method needs besides the group."""
+class Method(Protocol):
+    """One row of `methods.METHODS`."""
 
-    config: CaopdConfig
-    tokenizer: Tokenizer
-    eot_id: int
-    max_response_tokens: int
-    stop_ids: tuple[
-        int, ...
-    ] = ()  # the generation config's other eos ids: sampling stops there too
+    def plan(self, config: CaopdConfig, rollouts: int) -> RolloutPlan:
+        """What is sampled for a prompt, where the config asks for `rollouts` (K)."""
+
+    def check(self, config: CaopdConfig, rollouts: int) -> None:
+        """Raise `ConfigError`, naming the key, for a setting that the method cannot work with."""
+
+    def loss_terms(self, config: CaopdConfig) -> tuple[LossTerm, ...]:
+        """The terms whose sum is the loss."""
+
+    def trajectories(
+        self, group: RolloutGroup, target: Target, services: Services
+    ) -> list[Trajectory]:
+        """One trajectory for each trained rollout, in order; masked ones included."""
 
 
-Method = Callable[[RolloutGroup, Target, Setting], list[Trajectory]]
-
-
-def masked(token_ids: tuple[int, ...], status: str) -> Trajectory:
-    """A rollout that is not trained on: no teacher, no loss."""
-    none = (False,) * len(token_ids)
-    return Trajectory(token_ids, none, none, none, len(token_ids), None, status)
+def needs_teacher(method: Method, config: CaopdConfig) -> bool:
+    """Whether any of the method's loss terms reads a teacher."""
+    return any(term.needs_teacher for term in method.loss_terms(config))

@@ -21,7 +21,7 @@ from caopd_verl.data.registry import FILE_TASKS, GENERATED, Split, load_task
 from caopd_verl.data.splits import check_disjoint
 from caopd_verl.data.verl_rows import write_parquet
 from caopd_verl.errors import ConfigError, DataError, TokenizerError
-from caopd_verl.methods import METHODS
+from caopd_verl.methods import check_method
 from caopd_verl.preflight.refused import check_refused
 from caopd_verl.preflight.resume import check_resume
 from caopd_verl.types import Example
@@ -38,7 +38,8 @@ def prepare(config: DictConfig) -> None:
     """
     check_keys(config.caopd, CaopdConfig, "caopd")
     caopd: CaopdConfig = OmegaConf.to_object(config.caopd)  # type: ignore[assignment]
-    validate(caopd, methods=tuple(METHODS), rollouts_per_prompt=config.actor_rollout_ref.rollout.n)
+    validate(caopd)
+    check_method(caopd, config.actor_rollout_ref.rollout.n)
     check_devices(config)
     check_batch(config)
     check_sampling(config)

@@ -33,6 +33,8 @@ PRIVATE_NAMES: dict[str, dict[str, str]] = {
         "PPOTrainer._next_train_batch": "the next prompts from the resumable dataloader",
         "PPOTrainer._balance_batch": "splits the rows evenly over data-parallel ranks",
         "PPOTrainer._compute_old_log_prob": "old log-probs, where a step has several mini-batches",
+        "PPOTrainer._load_checkpoint": "the target rule's memory is restored after it",
+        "PPOTrainer._get_required_batch_multiple": "replaced: our step is filled up already",
         "PPOTrainer._save_checkpoint": "writes the dataloader state and latest_checkpointed_iteration.txt",
         "register_trainer": "our trainer_mode",
     },

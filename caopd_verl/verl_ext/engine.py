@@ -1,9 +1,10 @@
-"""FSDP2 engine of student and teacher: verl's own, registered for CPU too, with two small additions.
+"""FSDP2 engine of student and teacher: verl's own, registered for CPU too, with two additions.
 
-* whether the optimizer step was taken is remembered, because the EMA teacher must skip it too (T14);
-* the forward-only teacher may stay on its device (stock verl always offloads a forward-only FSDP2 module to the CPU).
+* Whether the optimizer step was taken is remembered, because the EMA teacher must skip it too.
+* The forward-only teacher may stay on its device. Stock verl always offloads a forward-only FSDP2
+  module to the CPU.
 
-Legend: B rows, R response tokens of a micro-batch (all rows packed), V vocabulary.
+Legend: B rows, T response tokens of a micro-batch (all rows packed), V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_name
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from caopd_verl.core.ema import named_shards
+
 MODEL_TYPE = "caopd_language_model"
 JaggedTensor = Any  # a nested torch.Tensor; torch's annotations do not know its offsets()
 
 
-def response_positions(offsets: torch.Tensor, response_lengths: torch.Tensor) -> torch.Tensor:
+def response_positions(offsets: Tensor, response_lengths: Tensor) -> Tensor:
     """Positions, in a packed batch, whose logits predict the response tokens.
 
     Args:
@@ -31,12 +35,41 @@ def response_positions(offsets: torch.Tensor, response_lengths: torch.Tensor) ->
         response_lengths: (B,) int64, tokens of each row's response, at the row's end.
 
     Returns:
-        (R,) int64: for row i the positions `end_i - len_i - 1 .. end_i - 2`.
+        (T,) int64: for row i the positions `end_i - len_i - 1 .. end_i - 2`.
     """
-    ends = offsets[1:] - 1
-    starts = torch.repeat_interleave(ends - response_lengths, response_lengths)
-    first = torch.repeat_interleave(response_lengths.cumsum(0) - response_lengths, response_lengths)
-    return starts + torch.arange(int(response_lengths.sum()), device=offsets.device) - first
+    ends_B = offsets[1:] - 1
+    starts_B = ends_B - response_lengths
+    first_tokens_B = response_lengths.cumsum(0) - response_lengths
+    starts_T = torch.repeat_interleave(starts_B, response_lengths)
+    first_T = torch.repeat_interleave(first_tokens_B, response_lengths)
+    n_tokens = int(response_lengths.sum())
+    return starts_T + torch.arange(n_tokens, device=offsets.device) - first_T
+
+
+def select_response_logits(
+    logits: Tensor, offsets: Tensor, response_lengths: Tensor, *, packed: bool
+) -> Tensor:
+    """The logits that predict the response tokens.
+
+    Args:
+        logits: (1, N, V) where all rows are packed into one sequence, else (B, longest, V).
+        offsets, response_lengths: as in `response_positions`.
+        packed: which of the two.
+
+    Returns:
+        (T, V).
+    """
+    index_T = response_positions(offsets, response_lengths)
+    if packed:
+        return logits.squeeze(0)[index_T]
+    row_T = torch.bucketize(index_T, offsets[1:], right=True)
+    column_T = index_T - offsets[row_T]
+    return logits[row_T, column_T]
+
+
+def was_taken(grad_norm: float) -> bool:
+    """Whether verl took the optimizer step: it skips one whose gradient norm is not finite."""
+    return math.isfinite(grad_norm)
 
 
 @EngineRegistry.register(model_type=MODEL_TYPE, backend=["fsdp2"], device=["cpu", "cuda"])
@@ -46,9 +79,8 @@ class CaopdEngine(FSDPEngineWithLMHead):
     step_taken = False
 
     def _build_module(self) -> torch.nn.Module:
-        self.model_config.model_type = (
-            "language_model"  # the only other name that stock code loads is value_model
-        )
+        # Stock code loads two model types only, and the other one is the value model.
+        self.model_config.model_type = "language_model"
         try:
             return super()._build_module()
         finally:
@@ -57,7 +89,7 @@ class CaopdEngine(FSDPEngineWithLMHead):
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:
         if not self.engine_config.forward_only or self.engine_config.param_offload:
             return super()._build_fsdp_module(module)
-        # stock code ties CPU offload to it; ours is ref.fsdp_config.param_offload
+        # Stock code ties CPU offload to `forward_only`; here ref.fsdp_config.param_offload decides.
         self.engine_config.forward_only = False
         try:
             return super()._build_fsdp_module(module)
@@ -65,14 +97,15 @@ class CaopdEngine(FSDPEngineWithLMHead):
             self.engine_config.forward_only = True
 
     def optimizer_step(self) -> float:
+        """verl's step, which it skips where the gradient's norm is not finite."""
         grad_norm = super().optimizer_step()
-        self.step_taken = math.isfinite(grad_norm)
+        self.step_taken = was_taken(grad_norm)
         return grad_norm
 
     @torch.no_grad()
     def response_logits(
-        self, input_ids: JaggedTensor, response_lengths: torch.Tensor, data: TensorDict
-    ) -> torch.Tensor:
+        self, input_ids: JaggedTensor, response_lengths: Tensor, data: TensorDict
+    ) -> Tensor:
         """Logits that predict the response tokens, from a forward pass without gradient.
 
         Args:
@@ -81,25 +114,21 @@ class CaopdEngine(FSDPEngineWithLMHead):
             data: the student's micro-batch, for its engine switches and temperature.
 
         Returns:
-            (R, V), in the compute dtype, divided by the temperature.
+            (T, V), in the compute dtype, divided by the temperature.
         """
         lengths = input_ids.offsets().diff()
         positions = torch.cat([torch.arange(int(n), device=input_ids.device) for n in lengths])
-        micro = TensorDict(
-            {
-                "input_ids": input_ids,
-                "position_ids": torch.nested.nested_tensor_from_jagged(
-                    positions, input_ids.offsets()
-                ),
-            },
-            batch_size=[len(lengths)],
-        )
+        fields = {
+            "input_ids": input_ids,
+            "position_ids": torch.nested.nested_tensor_from_jagged(positions, input_ids.offsets()),
+        }
+        micro_batch = TensorDict(fields, batch_size=[len(lengths)])
         switches = {
             key: tu.get_non_tensor_data(data, key, None)
             for key in ("use_remove_padding", "temperature")
         }
-        tu.assign_non_tensor(micro, use_fused_kernels=False, **switches)
-        inputs, _ = self.prepare_model_inputs(micro)
+        tu.assign_non_tensor(micro_batch, use_fused_kernels=False, **switches)
+        inputs, _ = self.prepare_model_inputs(micro_batch)
         dtype = self._autocast_dtype
         autocast = (
             nullcontext()
@@ -108,17 +137,15 @@ class CaopdEngine(FSDPEngineWithLMHead):
         )
         with autocast:
             logits = self.module(**inputs, use_cache=False).logits
-        index = response_positions(input_ids.offsets(), response_lengths)
-        if switches["use_remove_padding"]:
-            selected = logits.squeeze(0)[index]
-        else:
-            row = torch.bucketize(index, input_ids.offsets()[1:], right=True)
-            selected = logits[row, index - input_ids.offsets()[row]]
+        selected = select_response_logits(
+            logits,
+            input_ids.offsets(),
+            response_lengths,
+            packed=switches["use_remove_padding"],
+        )
         temperature = float(switches["temperature"])
         return selected if temperature == 1.0 else selected / temperature
 
     def local_state(self) -> dict[str, Any]:
         """This rank's shards by parameter name (no copy)."""
-        from caopd_verl.core.ema import named_shards
-
         return dict(named_shards(self.module))

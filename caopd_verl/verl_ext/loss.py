@@ -1,139 +1,191 @@
-"""The loss that verl's engine calls: student logits in, per-token divergence to the EMA teacher, one scalar out.
+"""The loss that verl's engine calls: the method's terms, between verl's packing and one scalar.
 
-verl 0.9.1's distillation seam calls a loss function twice per micro-batch: with `student_logits`, for per-token values,
-and with `model_output`, for the scalar. Between the two sits verl's unpacking. All arithmetic is in `core.divergence`.
+verl 0.9.1's distillation seam calls a loss function twice for each micro-batch: with
+`student_logits`, for values of single tokens, and with `model_output`, for the scalar. Between the
+two sits verl's unpacking. All arithmetic is in `losses/`.
 
-Loss of a step (source: Eq. 7 with SDPO's weights): sum_t w_t * r_t * c_t * D_t with D the divergence, r the clipped
-ratio student/old, c the clipped ratio old/rollout on untouched tokens, and w the codec's weights, which sum to 1 over
-the whole step. So the sum over micro-batches and ranks is the same whatever their number; a mini-batch's share is
-multiplied by the number of mini-batches.
+The loss of a step is `sum_t w_t * loss_t` over its terms, with weights w that sum to 1 over the
+whole step. So the sum over micro-batches and ranks is the same whatever their number. FSDP averages
+gradients over D ranks and a step has M mini-batches, so each share is multiplied by D and by M.
 
-Legend: B rows, R response tokens of the micro-batch, N all its tokens, V vocabulary.
+Legend: B rows, T response tokens of the micro-batch, N all its tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 
-from caopd_verl.config import CaopdConfig
-from caopd_verl.losses import divergence
+from caopd_verl.losses.batch import Head, ModelBatch, PolicyLoss, TokenBatch
+from caopd_verl.losses.importance import LOG_RATIO_LIMIT
+from caopd_verl.losses.terms import STUDENT_LOG_PROBS, LossTerm, Reduced, TokenValues
+from caopd_verl.types import CONFIDENCE_ROLES, Role
 from caopd_verl.verl_ext.engine import CaopdEngine, response_positions
 
 N_MINI_BATCHES = "n_mini_batches"
-_PER_TOKEN = (
-    "divergence",
-    "student_log_probs",
-    "teacher_log_probs",
-    "student_entropy",
-    "teacher_entropy",
-    "topk_mass",
-)
+# Readings that are logged as means over the trained tokens, where a term gave them.
+_READINGS = ("divergence", "student_entropy", "teacher_entropy", "topk_mass")
+_VALUES = frozenset({Role.CONFIDENCE_VALUE})
 
 
-class CaopdLoss:
+class MethodLoss:
     """Callable for `TrainingWorker.set_loss_fn`.
 
     Args:
-        config: the `caopd` block.
-        teacher: the EMA teacher's engine; its forward runs here, without gradient.
+        terms: of the method.
+        teacher: the teacher's engine, whose forward runs here without gradient; None where no
+            term needs one.
+        policy_loss: verl's, for terms that are policy gradients.
+        chunk_tokens: tokens whose fp32 log-probs may be alive at once.
     """
 
-    def __init__(self, config: CaopdConfig, teacher: CaopdEngine):
-        self.config = config
+    def __init__(
+        self,
+        terms: Sequence[LossTerm],
+        teacher: CaopdEngine | None,
+        *,
+        policy_loss: PolicyLoss,
+        chunk_tokens: int,
+    ):
+        self.terms = tuple(terms)
         self.teacher = teacher
+        self.policy_loss = policy_loss
+        self.chunk_tokens = chunk_tokens
 
     def __call__(
         self, *, data: TensorDict, student_logits=None, model_output=None, dp_group=None
     ) -> Any:
         if student_logits is not None:
-            return self.per_token(student_logits, data)
+            return self.token_values(student_logits, data)
         return self.reduce(model_output, data)
 
-    def per_token(self, student_logits: torch.Tensor, data: TensorDict) -> dict[str, torch.Tensor]:
-        """Per-token divergence and readings, scattered to the packed layout that verl unpacks.
+    def token_values(self, student_logits_1NV: Tensor, data: TensorDict) -> dict[str, Tensor]:
+        """What the terms have to say of each token, scattered to the layout that verl unpacks.
 
         Args:
-            student_logits: (1, N, V), already divided by the temperature, with gradient.
+            student_logits_1NV: already divided by the temperature, with gradient.
             data: the micro-batch.
 
         Returns:
-            each (1, N) fp32, zero outside response positions; only `divergence` carries a gradient.
+            fp32 (1, N) each, zero outside response positions.
         """
-        lengths = data["responses"].offsets().diff()
-        index = response_positions(data["input_ids"].offsets(), lengths)
-        teacher_logits = self.teacher.response_logits(data["teacher_input_ids"], lengths, data)
-        confidence = data["confidence_mask"].values().bool()
-        alpha = torch.where(
-            confidence,
-            torch.tensor(self.config.confidence_alpha, device=index.device),
-            torch.tensor(self.config.loss.alpha, device=index.device),
+        index_T = _response_index(data)
+        batch = ModelBatch(
+            **_token_fields(data, self.policy_loss),
+            student=Head(student_logits_1NV.squeeze(0)[index_T]),
+            run_teacher=lambda: self._run_teacher(data),
+            chunk_tokens=self.chunk_tokens,
         )
-        loss, readings = divergence.topk_divergence(
-            student_logits.squeeze(0)[index],
-            teacher_logits,
-            data["responses"].values(),
-            k=self.config.loss.top_k,
-            alpha_T=alpha,
-            temperature=1.0,  # both are divided by it already
-            chunk_tokens=self.config.loss.chunk_tokens,
-        )
-        values = {"divergence": loss, **readings}
-        total = student_logits.shape[1]
-        return {
-            name: torch.zeros(total, device=loss.device)
-            .index_put((index,), values[name].float())
-            .unsqueeze(0)
-            for name in _PER_TOKEN
-        }
+        values: TokenValues = {}
+        for term in self.terms:
+            values = {**term.token_values(batch), **values}
+        n_all = student_logits_1NV.shape[1]
+        scattered = {}
+        for name, value_T in values.items():
+            empty_N = torch.zeros(n_all, device=value_T.device)
+            scattered[name] = empty_N.index_put((index_T,), value_T.float()).unsqueeze(0)
+        return scattered
 
     def reduce(
-        self, model_output: dict[str, Any], data: TensorDict
-    ) -> tuple[torch.Tensor, dict[str, Metric]]:
-        """Weighted sum of the micro-batch over the global denominator, and sums for the logged means."""
-        lengths = data["responses"].offsets().diff()
-        index = response_positions(data["input_ids"].offsets(), lengths)
-        token = {name: model_output[name].values()[index] for name in _PER_TOKEN}
-        weight = data["loss_weight"].values()
-        student = token["student_log_probs"].detach()
-        old = data["old_log_probs"].values() if "old_log_probs" in data.keys() else student  # noqa: SIM118 (no `in`)
-        weight = weight * divergence.importance_weights(student, old, clip=self.config.loss.is_clip)
-        kept = data["kept_mask"].values().bool()
-        tis = divergence.tis_weights(
-            old, data["rollout_log_probs"].values(), kept, clip=self.config.loss.tis_clip
-        )
-        # FSDP averages gradients over ranks
-        scale = tu.get_non_tensor_data(data, "dp_size", None) * tu.get_non_tensor_data(
-            data, N_MINI_BATCHES, None
-        )
-        weight = weight * tis * scale
-        loss = (weight * token["divergence"]).sum()
-        return loss, self._metrics(token, data, weight, tis)
+        self, model_output: Mapping[str, Any], data: TensorDict
+    ) -> tuple[Tensor, dict[str, Metric]]:
+        """The micro-batch's share of the loss, and sums for the logged means."""
+        index_T = _response_index(data)
+        batch = TokenBatch(**_token_fields(data, self.policy_loss))
+        values = {name: value.values()[index_T] for name, value in model_output.items()}
+        shares = [term.reduce(values, batch) for term in self.terms]
+        loss = torch.stack([share.loss for share in shares]).sum()
+        return loss, self._sums(values, batch, shares)
 
-    def _metrics(
-        self, token: dict, data: TensorDict, weight: torch.Tensor, tis: torch.Tensor
+    def _run_teacher(self, data: TensorDict) -> Head:
+        assert self.teacher is not None, "a term reads the teacher, and none was built"
+        lengths_B = data["responses"].offsets().diff()
+        return Head(self.teacher.response_logits(data["teacher_input_ids"], lengths_B, data))
+
+    def _sums(
+        self, values: TokenValues, batch: TokenBatch, shares: Sequence[Reduced]
     ) -> dict[str, Metric]:
-        trained = data["loss_weight"].values() > 0
-        confidence = data["confidence_mask"].values().bool()
-        parts = {"reasoning": trained & ~confidence, "confidence": trained & confidence}
-        sums: dict[str, torch.Tensor] = {}
-        for part, mask in parts.items():
-            sums[f"sum/{part}_tokens"] = mask.sum()
-            sums[f"sum/{part}_loss"] = (weight * token["divergence"].detach() * mask).sum()
-            for name in ("divergence", "student_entropy", "teacher_entropy", "topk_mass"):
-                sums[f"sum/{part}_{name}"] = (token[name].detach() * mask).sum()
-        value = trained & data["value_mask"].values().bool()
-        sums["sum/value_tokens"] = value.sum()
-        sums["sum/value_teacher_log_prob"] = (token["teacher_log_probs"] * value).sum()
-        sums["sum/value_teacher_prob"] = (token["teacher_log_probs"].exp() * value).sum()
-        sums["sum/value_student_prob"] = (token["student_log_probs"].exp() * value).sum()
-        kept = trained & data["kept_mask"].values().bool()
-        sums["sum/kept_tokens"] = kept.sum()
-        sums["sum/tis_weight"] = (tis * kept).sum()
-        diff = (token["student_log_probs"].exp() - data["rollout_log_probs"].values().exp()).abs()
-        sums["sum/rollout_prob_diff"] = (diff * kept).sum()
-        return {name: Metric(AggregationType.SUM, float(value)) for name, value in sums.items()}
+        """Sums over this micro-batch; `step_metrics` divides them once all are in."""
+        trained_T = batch.weights_T != 0
+        confidence_T = batch.has_role(CONFIDENCE_ROLES)
+        sums: dict[str, Tensor] = {}
+        for part, mask_T in (
+            ("reasoning", trained_T & ~confidence_T),
+            ("confidence", trained_T & confidence_T),
+        ):
+            sums[f"{part}_tokens"] = mask_T.sum()
+            of_tokens = [s.token_losses_T for s in shares if s.token_losses_T is not None]
+            if of_tokens:
+                losses_T = torch.stack(of_tokens).sum(0)
+                sums[f"{part}_loss"] = (losses_T * mask_T).sum()
+            for name in _READINGS:
+                if name in values:
+                    sums[f"{part}_{name}"] = (values[name].detach() * mask_T).sum()
+        for term, share in zip(self.terms, shares, strict=True):
+            sums[f"term_{term.name}"] = share.loss.detach()
+        sums |= _value_sums(values, trained_T & batch.has_role(_VALUES))
+        sums |= _sampler_sums(values, batch, trained_T & batch.sampled_T)
+        return {
+            f"sum/{name}": Metric(AggregationType.SUM, float(value)) for name, value in sums.items()
+        }
+
+
+def _value_sums(values: TokenValues, value_T: Tensor) -> dict[str, Tensor]:
+    """How probable the tokens of p-hat's number are: does the teacher take the target up?"""
+    student_T = values[STUDENT_LOG_PROBS]
+    sums = {
+        "value_tokens": value_T.sum(),
+        "value_student_prob": (student_T.exp() * value_T).sum(),
+    }
+    if "teacher_log_probs" in values:
+        teacher_T = values["teacher_log_probs"]
+        sums["value_teacher_log_prob"] = (teacher_T * value_T).sum()
+        sums["value_teacher_prob"] = (teacher_T.exp() * value_T).sum()
+    return sums
+
+
+def _sampler_sums(values: TokenValues, batch: TokenBatch, sampled_T: Tensor) -> dict[str, Tensor]:
+    """Agreement of sampler and trainer on the tokens that were sampled."""
+    student_T = values[STUDENT_LOG_PROBS].detach()
+    old_T = student_T if batch.old_log_probs_T is None else batch.old_log_probs_T
+    log_ratio_T = (old_T - batch.sampler_log_probs_T).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    ratio_T = log_ratio_T.exp()
+    gap_T = (student_T.exp() - batch.sampler_log_probs_T.exp()).abs()
+    nothing_T = torch.zeros_like(gap_T)
+    return {
+        "sampled_tokens": sampled_T.sum(),
+        "sampler_ratio": torch.where(sampled_T, ratio_T, nothing_T).sum(),
+        "sampler_prob_diff": torch.where(sampled_T, gap_T, nothing_T).sum(),
+    }
+
+
+def _response_index(data: TensorDict) -> Tensor:
+    lengths_B = data["responses"].offsets().diff()
+    return response_positions(data["input_ids"].offsets(), lengths_B)
+
+
+def _token_fields(data: TensorDict, policy_loss: PolicyLoss) -> dict[str, Any]:
+    """The arguments of `TokenBatch` from a micro-batch in the codec's form."""
+    dp_size = tu.get_non_tensor_data(data, "dp_size", None)
+    n_mini_batches = tu.get_non_tensor_data(data, N_MINI_BATCHES, None)
+    old_log_probs_T = None
+    if "old_log_probs" in data.keys():  # noqa: SIM118 (a TensorDict has no `in`)
+        old_log_probs_T = data["old_log_probs"].values()
+    return {
+        "token_ids_T": data["responses"].values(),
+        "roles_T": data["roles"].values(),
+        "alphas_T": data["alphas"].values(),
+        "advantages_T": data["advantages"].values(),
+        "weights_T": data["loss_weight"].values() * (dp_size * n_mini_batches),
+        "sampled_T": data["sampled_mask"].values().bool(),
+        "sampler_log_probs_T": data["rollout_log_probs"].values(),
+        "old_log_probs_T": old_log_probs_T,
+        "lengths_B": data["responses"].offsets().diff(),
+        "policy_loss": policy_loss,
+    }

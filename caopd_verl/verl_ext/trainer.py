@@ -1,61 +1,66 @@
-"""The trainer: verl's synchronous trainer with the CaOPD step, registered as `trainer_mode: caopd`.
+"""The trainer: verl's synchronous trainer with our step, registered as `trainer_mode: caopd`.
 
-One step, in `_step_once`: generate and verify -> targets -> revise -> balance -> (old log-probs) -> update and EMA; the
-weight sync to vLLM follows in verl's own `on_step_end`. Verdicts are taken on the original text, everything after the
-revision is built from the revised ids (T20). Next on the reading path: `worker.py`.
+It only orders the steps: generate and verify -> targets -> trajectories -> balance -> (old
+log-probs) -> update and EMA; the weight sync to vLLM follows in verl's own `on_step_end`. Verdicts
+are taken on the responses as sampled, everything after the revision is built from the revised ids.
+Next on the reading path: `pipeline.py`, `worker.py`.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
 import ray
-import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transfer_queue import KVBatchMeta
 from verl.single_controller.ray import ResourcePoolManager
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.utils import tensordict_utils as tu
 from verl.utils.debug import marked_timer
 from verl.workers.rollout.replica import RolloutReplicaRegistry
-from verl.workers.utils.padding import response_from_nested
 
+from caopd_verl import pipeline
 from caopd_verl.config import CaopdConfig
-from caopd_verl.core.context import encode_teacher_prompt
-from caopd_verl.core.revise import find_eot_id
-from caopd_verl.core.target import Target, compute_target
-from caopd_verl.errors import TeacherContextError
+from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.evaluation.readouts.decoding import Decoding
-from caopd_verl.methods import METHODS
-from caopd_verl.methods.method import Setting, TeacherContext
+from caopd_verl.methods import check_method
+from caopd_verl.methods.method import needs_teacher
 from caopd_verl.types import RolloutGroup
 from caopd_verl.verifiers import VERIFIERS
-from caopd_verl.verl_ext import codec, step_metrics, validation
+from caopd_verl.verl_ext import codec, samples, step_metrics, validation
 from caopd_verl.verl_ext.dataset import example_of, stop_ids_of
-from caopd_verl.verl_ext.loss import N_MINI_BATCHES
 from caopd_verl.verl_ext.rollout import GroupRollouts, read_groups, write_groups
 from caopd_verl.verl_ext.rollout_server import GroupReplica
+from caopd_verl.verl_ext.services import VerlServices
+from caopd_verl.verl_ext.update import Update
 from caopd_verl.verl_ext.worker import CaopdWorker
+
+TARGETS_FILE = "targets.json"  # of a checkpoint: the memory of the target rule
+SEED_STREAMS = {"train": 0, "val": 1}  # so that validation never draws training's samples
 
 
 @register_trainer("caopd")
 class CaopdTrainer(PPOTrainerSync):
-    """Trains a student on its own revised rollouts against its EMA teacher."""
+    """Trains a student on its own rollouts, by one of `methods.METHODS`."""
 
     def __init__(self, config: DictConfig):
         merged = OmegaConf.merge(OmegaConf.structured(CaopdConfig), config.caopd)
-        self.caopd: CaopdConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        self.caopd = cast(CaopdConfig, OmegaConf.to_object(merged))
         self.folder = Path(self.caopd.output_dir)
+        rollouts = config.actor_rollout_ref.rollout.n
+        self.method = check_method(self.caopd, rollouts)
+        self.plan = self.method.plan(self.caopd, rollouts)
+        self.targets = pipeline.target_rule(self.caopd)
+        self.has_teacher = needs_teacher(self.method, self.caopd)
         self.last_validation: tuple[int, list[dict[str, Any]]] | None = None
         self._stepping = False
         super().__init__(config)
-        # verl compares this name in several places to tell synchronous from asynchronous trainers: we are synchronous
+        # verl compares this name to tell synchronous from asynchronous trainers
         self.trainer_mode = "sync"
 
     # ------------------------------------------------------------------ start-up
@@ -64,8 +69,9 @@ class CaopdTrainer(PPOTrainerSync):
         return None  # rollouts come back in the call that asked for them
 
     def _init_resource_pool_mgr(self) -> None:
-        self.role_worker_mapping = {Role.ActorRolloutRef: ray.remote(CaopdWorker)}
-        self.mapping = {Role.ActorRolloutRef: "global_pool", Role.RewardModel: "global_pool"}
+        role = Role.ActorRolloutRef if self.has_teacher else Role.ActorRollout
+        self.role_worker_mapping = {role: ray.remote(CaopdWorker)}
+        self.mapping = {role: "global_pool", Role.RewardModel: "global_pool"}
         pool = {"global_pool": [self.config.trainer.n_gpus_per_node] * self.config.trainer.nnodes}
         self.resource_pool_manager = ResourcePoolManager(
             resource_pool_spec=pool, mapping=self.mapping
@@ -83,29 +89,43 @@ class CaopdTrainer(PPOTrainerSync):
             RolloutReplicaRegistry.register("vllm", stock)
 
     def on_init_end(self) -> None:
+        """Rollouts and services, once tokenizer and vLLM servers are ready."""
         super().on_init_end()
-        self.eot_id = find_eot_id(self.tokenizer)
-        self.chat_kwargs = dict(self.config.data.apply_chat_template_kwargs or {})
-        limit = self.config.data.max_response_length
+        eot_id = find_eot_id(self.tokenizer)
         model = self.config.actor_rollout_ref.model
+        self.chat_kwargs = dict(self.config.data.apply_chat_template_kwargs or {})
         stop_ids = stop_ids_of(
             model.path, self.tokenizer, trust_remote_code=model.trust_remote_code
         )
-        self.setting = Setting(self.caopd, self.tokenizer, self.eot_id, limit, stop_ids)
+        self.services = VerlServices(
+            config=self.caopd,
+            algorithm=self.config.algorithm,
+            tokenizer=self.tokenizer,
+            eot_id=eot_id,
+            stop_ids=frozenset({eot_id, *stop_ids}),
+            max_response_tokens=self.config.data.max_response_length,
+        )
         self.rollouts = GroupRollouts(
             self.llm_server_manager.server_handles,
             self.tokenizer,
             VERIFIERS,
-            eot_id=self.eot_id,
+            eot_id=eot_id,
             chat_kwargs=self.chat_kwargs,
             prompts_per_request=self.caopd.rollout.prompts_per_request,
         )
+        self.update = Update(
+            self.config, self.caopd, self.actor_rollout_wg, has_teacher=self.has_teacher
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
+        counts = self.actor_rollout_wg.parameter_counts()[0]
+        shown = ", ".join(f"{role} {count:,} parameters" for role, count in counts.items())
+        print(f"{self.caopd.method}: {shown}", flush=True)
 
     # ------------------------------------------------------------------ one step
 
     def prepare_step(self) -> dict:
-        return {}  # stock verl submits prompts here; ours are submitted in the step
+        """Nothing: stock verl submits prompts here; ours are submitted in the step."""
+        return {}
 
     def _step_once(self, metrics: dict, timing_raw: dict, sample_batch_size: int) -> KVBatchMeta:
         self._stepping = True
@@ -113,28 +133,27 @@ class CaopdTrainer(PPOTrainerSync):
             groups = self._generate(sample_batch_size)
             self.on_sample_end()
         with marked_timer("revise", timing_raw):
-            targets = [self._target(group) for group in groups]
+            targets = pipeline.targets_of(groups, self.plan, self.targets)
             rows = self._rows(groups, targets)
             metrics.update(step_metrics.of_groups(groups, targets))
             metrics.update(step_metrics.of_rows(rows))
-        if not any(row.n_trained for row in rows):
-            return self._empty_step(metrics)
+        self._write_samples(groups, rows)
+        if not any(row.trajectory.n_trained for row in rows):
+            pipeline.report_empty_step(self.global_steps, self.caopd)
+            metrics["train/empty_step"] = 1
+            return codec.put_nothing(self.global_steps)
         with marked_timer("put", timing_raw):
-            batch = codec.put(
-                rows,
-                codec.encode(rows, codec.loss_weights(rows, self.caopd.loss)),
-                self.global_steps,
-            )
+            batch = self.update.put(rows, self.global_steps)
             batch = self._balance_batch(batch, metrics=metrics)
-        if self._mini_batches * self.config.actor_rollout_ref.actor.ppo_epochs > 1:
+        if self.update.needs_old_log_probs:
             with marked_timer("old_log_prob", timing_raw):
-                self._put_old_log_probs(batch)
+                self.update.put_old_log_probs(batch)
         with marked_timer("update_actor", timing_raw):
-            batch = self._update_actor(batch, metrics=metrics)
+            metrics.update(self.update.run(batch))
         return batch
 
     def _generate(self, n_prompts: int) -> list[RolloutGroup]:
-        """K verified rollouts for each of the next prompts; recorded or replayed where asked for."""
+        """Verified rollouts for each of the next prompts; recorded or replayed where asked for."""
         batch = self._next_train_batch(n_prompts)
         examples = [example_of(batch[i]) for i in range(len(batch))]
         if self.caopd.rollout.replay_path:
@@ -149,7 +168,7 @@ class CaopdTrainer(PPOTrainerSync):
         }
         uids = [f"{self.global_steps}-{i}" for i in range(len(examples))]
         groups = self.rollouts.sample(
-            examples, uids, n=rollout.n, sampling=sampling, seed=self._seed("train")
+            examples, uids, n=self.plan.n, sampling=sampling, seed=self._seed("train")
         )
         if self.caopd.rollout.record_path:
             write_groups(groups, self.caopd.rollout.record_path, self.global_steps)
@@ -159,114 +178,58 @@ class CaopdTrainer(PPOTrainerSync):
         if not self.caopd.rollout.seeded:
             return None
         base = int(self.config.data.seed or 0)
-        stream = {"train": 0, "val": 1}[purpose]
-        return (
-            int(np.random.SeedSequence([base, stream, self.global_steps]).generate_state(1)[0])
-            % 2**31
+        sequence = np.random.SeedSequence([base, SEED_STREAMS[purpose], self.global_steps])
+        return int(sequence.generate_state(1)[0]) % 2**31
+
+    def _rows(self, groups: list[RolloutGroup], targets: list) -> list[pipeline.UpdateRow]:
+        trajectories = pipeline.trajectories_of(groups, targets, self.method, self.services)
+        return pipeline.update_rows(
+            trajectories,
+            tokenizer=self.tokenizer,
+            config=self.caopd,
+            template_kwargs=self.chat_kwargs,
         )
 
-    def _target(self, group: RolloutGroup) -> Target:
-        setting = self.caopd.target
-        return compute_target(
-            [rollout.verdict.correct for rollout in group.rollouts],
-            leave_one_out=setting.leave_one_out,
-            shrinkage=None
-            if setting.shrinkage is None
-            else (setting.shrinkage[0], setting.shrinkage[1]),
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        return dp_size  # the step is filled up already
+
+    def _write_samples(self, groups: list[RolloutGroup], rows: list[pipeline.UpdateRow]) -> None:
+        every = self.caopd.rollout.samples_freq
+        if every == 0 or (self.global_steps - 1) % every:
+            return
+        chosen = samples.sample_rows(
+            groups,
+            rows,
+            n=self.caopd.rollout.samples_n,
+            step=self.global_steps,
+            tokenizer=self.tokenizer,
+        )
+        samples.write_samples(
+            chosen, self.folder / "samples" / f"step_{self.global_steps:06d}.jsonl"
         )
 
-    def _rows(self, groups: list[RolloutGroup], targets: list[Target]) -> list[codec.Row]:
-        method = METHODS[self.caopd.method]
-        return [
-            codec.Row(
-                key=f"{group.uid}_{index}_0",
-                prompt_ids=group.prompt_ids,
-                trajectory=trajectory,
-                teacher_prompt_ids=None
-                if trajectory.context is None
-                else self._teacher_prompt(trajectory.context),
-                rollout_log_probs=rollout.log_probs,
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save_checkpoint(self) -> None:
+        state = self.targets.state_dict()
+        if state:
+            folder = (
+                Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
             )
-            for group, target in zip(groups, targets, strict=True)
-            for index, (rollout, trajectory) in enumerate(
-                zip(group.rollouts, method(group, target, self.setting), strict=True)
-            )
-        ]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / TARGETS_FILE).write_text(json.dumps(state), encoding="utf-8")
+        super()._save_checkpoint()
 
-    def _teacher_prompt(self, context: TeacherContext) -> list[int] | None:
-        try:
-            return encode_teacher_prompt(
-                context.build,
-                context.demo_text,
-                tokenizer=self.setting.tokenizer,
-                max_tokens=self.caopd.context.max_tokens,
-                overlong=self.caopd.context.overlong,
-                template_kwargs=self.chat_kwargs,
-            )
-        except TeacherContextError:
-            if self.caopd.context.overlong == "error":
-                raise
-            return None  # not even its last two lines fit: masked, and counted as rows/teacher_overlong
-
-    def _empty_step(self, metrics: dict) -> KVBatchMeta:
-        message = f"step {self.global_steps}: no group has a teacher, there is nothing to train on"
-        if self.caopd.empty_batch == "error":
-            raise TeacherContextError(
-                message,
-                where="caopd.empty_batch",
-                expected="at least one solved group, or caopd.unsolved=confidence_only",
-                fix="use easier questions, more prompts or rollouts a step; "
-                "caopd.empty_batch=skip goes on and counts it",
-            )
-        print(f"WARNING: {message}; skipped", flush=True)
-        metrics["train/empty_step"] = 1
-        return codec.put_nothing(self.global_steps)
-
-    @property
-    def _mini_batches(self) -> int:
-        """Into how many mini-batches each pass over the step's rows is split; each of them has a share of the loss."""
-        return (
-            self.config.data.train_batch_size
-            // self.config.actor_rollout_ref.actor.ppo_mini_batch_size
-        )
-
-    def _put_old_log_probs(self, batch: KVBatchMeta) -> None:
-        """Log-probs before the step's first update, on the revised sequences (T19)."""
-        temperature = self.config.actor_rollout_ref.rollout.temperature
-        batch.extra_info.update(
-            calculate_entropy=False, compute_loss=False, temperature=temperature
-        )
-        self.actor_rollout_wg.compute_log_prob(batch)
-        data = tq.kv_batch_get(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            select_fields=["log_probs", "response_mask"],
-        )
-        data["old_log_probs"] = response_from_nested(data.pop("log_probs"), data["response_mask"])
-        tq.kv_batch_put(
-            keys=batch.keys, partition_id=batch.partition_id, fields=data.select("old_log_probs")
-        )
-
-    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
-        size = actor.ppo_mini_batch_size * rollout.n
-        batch.extra_info.update(
-            {
-                "calculate_entropy": False,
-                "distillation_use_topk": True,  # verl's seam: our loss sees the student's logits
-                "distillation_only": True,
-                "global_batch_size": size,
-                "mini_batch_size": size,
-                "epochs": actor.ppo_epochs,
-                "seed": actor.data_loader_seed,
-                "dataloader_kwargs": {"shuffle": actor.shuffle},
-                "temperature": rollout.temperature,
-                N_MINI_BATCHES: self._mini_batches,
-            }
-        )
-        output = self.actor_rollout_wg.update_actor(batch)
-        metrics.update(step_metrics.of_update(tu.get(output, "metrics")))
-        return batch
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if not self.global_steps:
+            return
+        trainer = self.config.trainer
+        named = trainer.resume_mode == "resume_path"
+        newest = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        path = (Path(trainer.resume_from_path) if named else newest) / TARGETS_FILE
+        if path.exists():
+            self.targets.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
 
     # ------------------------------------------------------------------ validation and log
 
@@ -303,19 +266,15 @@ class CaopdTrainer(PPOTrainerSync):
     ) -> None:
         metrics.update({f"timing_s/{name}": seconds for name, seconds in timing_raw.items()})
         metrics.update({"training/global_step": global_steps, "training/epoch": epoch})
-        tokens = metrics.get("rollout/tokens", 0)
+        tokens = metrics["rollout/tokens"]
         metrics["perf/rollout_tokens_per_s"] = tokens / timing_raw["gen"]
         self._journal(global_steps, metrics)
-        print(
-            step_metrics.training_line(global_steps, self.total_training_steps, metrics), flush=True
-        )
+        line = step_metrics.training_line(global_steps, self.total_training_steps, metrics)
+        print(line, flush=True)
 
     def _journal(self, step: int, metrics: dict) -> None:
+        plain = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}
         with (self.folder / "metrics.jsonl").open("a") as file:
-            plain = {
-                key: value.item() if hasattr(value, "item") else value
-                for key, value in metrics.items()
-            }
             file.write(json.dumps({"step": step, **plain}) + "\n")
 
     def write_report(self) -> None:

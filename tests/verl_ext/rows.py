@@ -4,58 +4,85 @@ from __future__ import annotations
 
 import torch
 
-from caopd_verl.config import LossConfig
-from caopd_verl.methods.method import TeacherContext, Trajectory, masked
+from caopd_verl.config import CaopdConfig
+from caopd_verl.losses.terms import Divergence
+from caopd_verl.pipeline import UpdateRow, token_weights
+from caopd_verl.types import CONFIDENCE_ROLES, Role, TeacherPrompt, Trajectory
 
 V, EOS = 24, 2
-CONTEXT = TeacherContext(lambda demo: [{"role": "user", "content": demo}], "demo")
+PROMPT = TeacherPrompt([{"role": "user", "content": "question"}], "demo", "solution")
 
 
-def make_row(index, *, n_prompt=3, n_response=6, n_confidence=2, kind="full", ids=None):
-    """A row of made-up tokens: `full`, `confidence_only`, `masked`, or `overlong` (its teacher prompt did not fit)."""
-    from caopd_verl.verl_ext.codec import Row
+def make_row(
+    index, *, n_prompt=3, n_response=6, n_confidence=2, kind="full", ids=None, alphas=(1, 1)
+):
+    """A row of made-up tokens.
 
+    Args:
+        kind: `full`, `by_tokens` (the confidence alone), `masked`, or `overlong` (masked, because
+            its teacher prompt did not fit).
+        alphas: of reasoning and confidence tokens.
+    """
     generator = torch.Generator().manual_seed(index)
-    draw = lambda n: torch.randint(3, V, (n,), generator=generator).tolist()  # noqa: E731
+
+    def draw(n):
+        return torch.randint(3, V, (n,), generator=generator).tolist()
+
     prompt, response = draw(n_prompt), ids or [*draw(n_response - 1), EOS]
     n = len(response)
     log_probs = tuple((-3 * torch.rand(n, generator=generator)).tolist())
-    confidence = tuple(n - 1 - n_confidence <= i < n - 1 for i in range(n))
+    roles = [Role.REASONING] * n
+    roles[n - 1 - n_confidence : n] = [
+        *[Role.CONFIDENCE_LABEL] * (n_confidence - 1),
+        Role.CONFIDENCE_VALUE,
+        Role.END_OF_TURN,
+    ]
+    inside = [role in CONFIDENCE_ROLES for role in roles]
+    by_tokens = kind == "by_tokens"
     trajectory = Trajectory(
+        uid=f"1-{index}",
+        prompt_ids=tuple(prompt),
         token_ids=tuple(response),
-        trained_mask=confidence if kind == "confidence_only" else (True,) * n,
-        confidence_mask=confidence,
-        value_mask=tuple(i == n - 2 for i in range(n)),
-        n_kept=n - 1 - n_confidence,
-        context=CONTEXT,
+        n_sampled=n - 1 - n_confidence,
+        sampler_log_probs=log_probs,
+        roles=tuple(roles),
+        weights=tuple(float(own) for own in inside) if by_tokens else (1.0,) * n,
+        alphas=tuple(float(alphas[own]) for own in inside),
+        advantages=(0.0,) * n,
+        teacher_prompt=PROMPT,
+        counts_as="tokens" if by_tokens else "row",
         status="replaced",
-        confidence_only=kind == "confidence_only",
     )
-    if kind == "masked":
-        trajectory = masked(tuple(response), "unsolved")
-    teacher = None if kind in ("masked", "overlong") else [*prompt, *draw(4)]
-    return Row(f"1-{index}_0_0", prompt, trajectory, teacher, log_probs)
+    teacher = [*prompt, *draw(4)]
+    if kind in ("masked", "overlong"):
+        reason = "unsolved" if kind == "masked" else "teacher_overlong"
+        return UpdateRow(trajectory.masked(reason), None)
+    return UpdateRow(trajectory, teacher)
 
 
-def mixed_rows():
+def mixed_rows(alphas=(1, 1)):
     return [
-        make_row(0, n_prompt=2, n_response=7),
-        make_row(1, kind="masked", n_response=9),
-        make_row(2, kind="confidence_only", n_prompt=5, n_response=8),
-        make_row(3, n_prompt=1, n_response=4, n_confidence=1),
-        make_row(4, kind="overlong"),
-        make_row(5, n_prompt=4, n_response=5),
+        make_row(0, n_prompt=2, n_response=7, alphas=alphas),
+        make_row(1, kind="masked", n_response=9, alphas=alphas),
+        make_row(2, kind="by_tokens", n_prompt=5, n_response=8, alphas=alphas),
+        make_row(3, n_prompt=1, n_response=4, n_confidence=1, alphas=alphas),
+        make_row(4, kind="overlong", alphas=alphas),
+        make_row(5, n_prompt=4, n_response=5, alphas=alphas),
     ]
 
 
-def encode(rows, **loss):
+def weights_of(rows, config=None):
+    return token_weights([row.trajectory for row in rows], config or CaopdConfig())
+
+
+def encode(rows, config=None):
     from caopd_verl.verl_ext import codec
 
-    return codec.encode(rows, codec.loss_weights(rows, LossConfig(**loss)))
+    return codec.encode(rows, weights_of(rows, config), with_teacher=True)
 
 
 class TableTeacher:
-    """Stands in for the teacher's engine: the next token's logits are a row of a table, chosen by the last token."""
+    """Stands in for the teacher's engine: the next token's logits are a row of a table."""
 
     def __init__(self, table):
         self.table = table
@@ -63,9 +90,8 @@ class TableTeacher:
     def response_logits(self, input_ids, response_lengths, data):
         from caopd_verl.verl_ext.engine import response_positions
 
-        return self.table[
-            input_ids.values()[response_positions(input_ids.offsets(), response_lengths)]
-        ]
+        positions = response_positions(input_ids.offsets(), response_lengths)
+        return self.table[input_ids.values()[positions]]
 
 
 def random_tables():
@@ -75,25 +101,42 @@ def random_tables():
     return student.requires_grad_(), teacher
 
 
-def loss_of(config, tables, rows, weights=None, *, dp_size=1, n_mini_batches=1, old=None):
-    """What verl does with one micro-batch: per-token values, unpacked to the rows, and their sum."""
+def no_policy_loss(*_):
+    raise AssertionError("no term of this method is a policy gradient")
+
+
+def default_terms(config):
+    loss = config.loss
+    return [Divergence(loss.top_k, is_clip=loss.is_clip, tis_clip=loss.tis_clip)]
+
+
+def loss_of(
+    config, tables, rows, weights=None, *, dp_size=1, n_mini_batches=1, old=None, terms=None
+):
+    """What verl does with one micro-batch: values of tokens, unpacked to the rows, and their sum."""
     from verl.utils import tensordict_utils as tu
 
     from caopd_verl.verl_ext import codec
-    from caopd_verl.verl_ext.loss import N_MINI_BATCHES, CaopdLoss
+    from caopd_verl.verl_ext.loss import N_MINI_BATCHES, MethodLoss
 
     student, teacher = tables
-    data = codec.encode(rows, codec.loss_weights(rows, config.loss) if weights is None else weights)
+    weights = weights_of(rows, config) if weights is None else weights
+    data = codec.encode(rows, weights, with_teacher=True)
+    offsets = data["responses"].offsets()
     if old is not None:
-        data["old_log_probs"] = torch.nested.nested_tensor_from_jagged(
-            old, data["responses"].offsets()
-        )
+        data["old_log_probs"] = torch.nested.nested_tensor_from_jagged(old, offsets)
     tu.assign_non_tensor(data, dp_size=dp_size, **{N_MINI_BATCHES: n_mini_batches})
-    loss = CaopdLoss(config, TableTeacher(teacher))
-    values = loss(student_logits=student[data["input_ids"].values()].unsqueeze(0), data=data)
-    assert all(v.shape == (1, len(data["input_ids"].values())) for v in values.values())
-    offsets = data["input_ids"].offsets()
-    unpacked = {
-        k: torch.nested.nested_tensor_from_jagged(v.squeeze(0), offsets) for k, v in values.items()
+    loss = MethodLoss(
+        default_terms(config) if terms is None else terms,
+        TableTeacher(teacher) if isinstance(teacher, torch.Tensor) else teacher,
+        policy_loss=no_policy_loss,
+        chunk_tokens=config.loss.chunk_tokens,
+    )
+    ids = data["input_ids"]
+    values = loss(student_logits=student[ids.values()].unsqueeze(0), data=data)
+    assert all(value.shape == (1, len(ids.values())) for value in values.values())
+    output = {
+        name: torch.nested.nested_tensor_from_jagged(value.squeeze(0), ids.offsets())
+        for name, value in values.items()
     }
-    return loss(model_output=unpacked, data=data)
+    return loss(model_output=output, data=data)

@@ -7,99 +7,103 @@ from dataclasses import replace
 import pytest
 import torch
 
-from caopd_verl.config import LossConfig
-from caopd_verl.errors import TeacherContextError
+from caopd_verl.types import Role
 
-from .rows import EOS, encode, make_row, mixed_rows
+from .rows import EOS, encode, make_row, mixed_rows, weights_of
 
 pytestmark = pytest.mark.usefixtures("verl_on_cpu")
 
 
-def test_t21_every_mask_comes_from_lengths_so_a_pad_id_equal_to_eos_changes_nothing():
+def test_every_mask_comes_from_lengths_so_a_pad_id_equal_to_eos_changes_nothing():
     """Prompt and response are full of the end-of-turn id, which may be the pad id, and of id 0."""
     row = make_row(0, ids=[EOS, 5, 0, 0, EOS, EOS])
     batch = encode([row, make_row(1, n_response=3, n_confidence=1)])
     assert batch["responses"].offsets().tolist() == [0, 6, 9]
-    assert (
-        batch["response_mask"].values().tolist() == [1] * 9 == batch["loss_mask"].values().tolist()
-    )
+    for mask in ("response_mask", "loss_mask"):
+        assert batch[mask].values().tolist() == [1] * 9
     assert batch["responses"].values()[:6].tolist() == [EOS, 5, 0, 0, EOS, EOS]
     assert (batch["loss_weight"].values() > 0).all()
-    assert batch["input_ids"].values()[:9].tolist() == [*row.prompt_ids, *row.trajectory.token_ids]
+    whole = [*row.trajectory.prompt_ids, *row.trajectory.token_ids]
+    assert batch["input_ids"].values()[:9].tolist() == whole
     assert batch["position_ids"].values().tolist() == [*range(9), *range(6)]
 
 
 def test_fields_of_a_trained_row():
-    row = make_row(0, n_prompt=2, n_response=7)
+    row = make_row(0, n_prompt=2, n_response=7, alphas=(1, 0))
+    trajectory = row.trajectory
     batch = encode([row])
-    n_kept = row.trajectory.n_kept
-    assert batch["teacher_input_ids"].values().tolist() == [
-        *row.teacher_prompt_ids,
-        *row.trajectory.token_ids,
+    shown = [*row.teacher_prompt_ids, *trajectory.token_ids]
+    assert batch["teacher_input_ids"].values().tolist() == shown
+    roles = [Role(role) for role in batch["roles"].values().tolist()]
+    assert roles == [
+        *[Role.REASONING] * 4,
+        Role.CONFIDENCE_LABEL,
+        Role.CONFIDENCE_VALUE,
+        Role.END_OF_TURN,
     ]
-    assert batch["confidence_mask"].values().tolist() == [0, 0, 0, 0, 1, 1, 0]
-    assert batch["value_mask"].values().tolist() == [0, 0, 0, 0, 0, 1, 0]
-    assert batch["kept_mask"].values().tolist() == [1, 1, 1, 1, 0, 0, 0]
-    expected = [*row.rollout_log_probs[:n_kept], *([0.0] * (7 - n_kept))]
+    assert batch["alphas"].values().tolist() == [1, 1, 1, 1, 0, 0, 1]
+    assert batch["sampled_mask"].values().tolist() == [1, 1, 1, 1, 0, 0, 0]
+    expected = [*trajectory.sampler_log_probs[:4], 0.0, 0.0, 0.0]
     assert batch["rollout_log_probs"].values().tolist() == pytest.approx(expected)
-    assert {name: t.dtype for name, t in batch.items() if t.is_floating_point()} == {
-        "loss_weight": torch.float32,
-        "rollout_log_probs": torch.float32,
-    }
+    floats = {name: t.dtype for name, t in batch.items() if t.is_floating_point()}
+    names = ("loss_weight", "alphas", "advantages", "rollout_log_probs")
+    assert floats == dict.fromkeys(names, torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["masked", "overlong"])
-def test_rows_without_teacher_shrink_to_two_tokens_of_weight_zero(kind):
+def test_untrained_rows_shrink_to_two_tokens_of_weight_zero(kind):
     row = make_row(0, kind=kind, n_prompt=4, n_response=9)
     batch = encode([make_row(1), row])
+    two = [row.trajectory.prompt_ids[-1], row.trajectory.token_ids[0]]
     for field in ("input_ids", "teacher_input_ids"):
-        assert batch[field].unbind()[1].tolist() == [
-            row.prompt_ids[-1],
-            row.trajectory.token_ids[0],
-        ]
+        assert batch[field].unbind()[1].tolist() == two
     assert batch["loss_weight"].unbind()[1].tolist() == [0.0]
-    assert all(
-        len(batch[field].unbind()[1]) == 1
-        for field in ("responses", "kept_mask", "rollout_log_probs")
-    )
+    for field in ("responses", "sampled_mask", "rollout_log_probs", "roles", "alphas"):
+        assert len(batch[field].unbind()[1]) == 1
 
 
-@pytest.mark.parametrize("average", ["sequence", "token"])
-def test_weights_sum_to_one_and_are_zero_where_nothing_is_trained(average):
-    rows = mixed_rows()
-    batch = encode(rows, average=average)
-    assert float(batch["loss_weight"].values().double().sum()) == pytest.approx(1.0, abs=1e-6)
-    for row, weight in zip(rows, batch["loss_weight"].unbind(), strict=True):
-        trained = row.trajectory.trained_mask if row.n_trained else (False,)
-        assert [w > 0 for w in weight.tolist()] == list(trained)
+def test_a_trained_row_without_a_teacher_is_read_under_the_students_prompt():
+    """Only a term that needs no teacher trains it, but all rows of a batch run through one."""
+    row = replace(make_row(0), teacher_prompt_ids=None)
+    batch = encode([row])
+    assert batch["teacher_input_ids"].values().tolist() == batch["input_ids"].values().tolist()
 
 
-def test_t23_masked_rows_dilute_the_loss_only_where_asked():
-    rows = [make_row(0), make_row(1, kind="masked")]
-    assert float(
-        encode(rows, normalize_by="trained")["loss_weight"].values().sum()
-    ) == pytest.approx(1.0)
-    assert float(encode(rows, normalize_by="all")["loss_weight"].values().sum()) == pytest.approx(
-        0.5
-    )
-
-
-def test_t16_a_few_confidence_tokens_never_outweigh_whole_responses():
-    rows = [make_row(0, n_response=20), make_row(1, n_response=20, kind="confidence_only")]
-    full, only = (float(w.sum()) for w in encode(rows)["loss_weight"].unbind())
-    assert only / full == pytest.approx(2 / 20)
-
-
-def test_a_batch_without_a_teacher_is_an_error():
+def test_without_a_teacher_its_prompts_do_not_travel():
     from caopd_verl.verl_ext import codec
 
-    with pytest.raises(TeacherContextError, match="no token to train on"):
-        codec.loss_weights([make_row(0, kind="masked"), make_row(1, kind="overlong")], LossConfig())
+    rows = mixed_rows()
+    fields = codec.encode(rows, weights_of(rows), with_teacher=False)
+    assert "teacher_input_ids" not in set(fields.keys())
 
 
-def test_a_replayed_row_without_sampler_log_probs_counts_as_not_kept():
-    batch = encode([replace(make_row(0), rollout_log_probs=())])
-    assert not batch["kept_mask"].values().any()
+def test_a_row_without_sampler_log_probs_counts_as_not_sampled():
+    row = make_row(0)
+    row = replace(row, trajectory=replace(row.trajectory, sampler_log_probs=()))
+    assert not encode([row])["sampled_mask"].values().any()
+
+
+def test_fillers_change_no_weight_and_have_keys_of_their_own():
+    from caopd_verl.verl_ext import codec
+
+    rows = mixed_rows()
+    filled = [*rows, *(codec.filler(rows[0].trajectory, i) for i in range(3))]
+    plain, with_fillers = weights_of(rows), weights_of(filled)
+    for before, after in zip(plain, with_fillers, strict=False):
+        assert torch.equal(before, after)
+    assert all(float(weights.abs().sum()) == 0 for weights in with_fillers[len(rows) :])
+    keys = codec.keys_of(filled)
+    assert len(set(keys)) == len(filled)
+
+
+def test_keys_number_the_rows_of_a_group():
+    from caopd_verl.verl_ext import codec
+
+    assert codec.keys_of([make_row(0), make_row(0), make_row(1)]) == [
+        "1-0_0_0",
+        "1-0_1_0",
+        "1-1_0_0",
+    ]
 
 
 # ---------------------------------------------------------------------- positions
@@ -125,35 +129,17 @@ def test_response_positions_against_a_loop():
         assert response_positions(offsets, responses).tolist() == expected
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_padded_teacher_logits_are_those_of_each_row_alone(temperature):
-    """Rows of different length in one padded forward pass of the tiny model, against one pass a row."""
-    from transformers import AutoModelForCausalLM
-    from verl.utils import tensordict_utils as tu
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_the_selected_logits_are_those_before_each_response_token(packed):
+    from caopd_verl.verl_ext.engine import select_response_logits
 
-    from caopd_verl.preflight.prepare import resolve_model_path
-    from caopd_verl.verl_ext.engine import CaopdEngine
-
-    model = AutoModelForCausalLM.from_pretrained(
-        resolve_model_path("embedded:tiny_arith"), dtype=torch.float32
-    ).eval()
-    engine = object.__new__(CaopdEngine)
-    engine.module, engine.pad_to_length, engine._autocast_dtype = model, None, torch.float32
-    rows = [
-        make_row(0, n_prompt=9, n_response=4),
-        make_row(1, n_prompt=1, n_response=8),
-        make_row(2),
-    ]
-    batch = encode(rows)
-    tu.assign_non_tensor(batch, use_remove_padding=False, temperature=temperature)
-    found = engine.response_logits(
-        batch["teacher_input_ids"], batch["responses"].offsets().diff(), batch
-    )
-    alone = []
-    for ids, response in zip(
-        batch["teacher_input_ids"].unbind(), batch["responses"].unbind(), strict=True
-    ):
-        with torch.no_grad():
-            alone.append(model(ids.unsqueeze(0)).logits[0, -len(response) - 1 : -1] / temperature)
-    torch.testing.assert_close(found, torch.cat(alone), rtol=1e-4, atol=1e-4)
-    assert not found.requires_grad
+    lengths, responses = [5, 2, 7], torch.tensor([3, 1, 2])
+    offsets = torch.tensor([0, 5, 7, 14])
+    rows = [torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in lengths]
+    if packed:
+        logits = torch.cat(rows).unsqueeze(0)
+    else:
+        logits = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    found = select_response_logits(logits, offsets, responses, packed=packed)
+    expected = [row[-1 - int(n) : -1] for row, n in zip(rows, responses, strict=True)]
+    assert torch.equal(found, torch.cat(expected))

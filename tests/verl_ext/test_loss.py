@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from caopd_verl.config import CaopdConfig, LossConfig
+from caopd_verl.config import CaopdConfig, ConfidenceLoss, LossConfig
 from caopd_verl.losses.divergence import reference_divergence
+from caopd_verl.methods import METHODS
 
-from .rows import V, loss_of, make_row, mixed_rows, random_tables
+from .rows import V, loss_of, make_row, mixed_rows, random_tables, weights_of
 
 pytestmark = pytest.mark.usefixtures("verl_on_cpu")
 
@@ -22,46 +23,57 @@ def tables():
 
 
 def dense(config, tables, rows, *, old=None):
-    """The same loss token by token, in fp64 and without packing, from the definition; full vocabulary."""
-    student, teacher = (t.double() for t in tables)
-    trained = [row for row in rows if row.n_trained]
-    full = [row for row in trained if not row.trajectory.confidence_only]
-    if config.loss.average == "token":
-        share = dict.fromkeys(
-            (row.key for row in trained), 1 / sum(row.n_trained for row in trained)
-        )
-    else:
-        mean = sum(row.n_trained for row in full) / len(full)
-        sizes = {row.key: row.n_trained if row in full else mean for row in trained}
-        denominator = sum(row.n_trained / sizes[row.key] for row in trained)
-        share = {key: 1 / size / denominator for key, size in sizes.items()}
+    """The same loss token by token, in fp64 and without packing, from the definition."""
+    student, teacher = (table.double() for table in tables)
+    shares = row_shares(config, rows)
     total, position = torch.zeros((), dtype=torch.float64), 0
     for row in rows:
-        ids = row.trajectory.token_ids if row.n_trained else row.trajectory.token_ids[:1]
-        previous = [row.prompt_ids[-1], *ids]
-        shown = [(row.teacher_prompt_ids or (0,))[-1], *ids]  # the teacher has a prompt of its own
-        for i, token in enumerate(ids):
+        trajectory = row.trajectory
+        is_trained = trajectory.n_trained > 0
+        ids = trajectory.token_ids if is_trained else trajectory.token_ids[:1]
+        previous = [trajectory.prompt_ids[-1], *ids]
+        shown = [(row.teacher_prompt_ids or (0,))[-1], *ids]  # the teacher has its own prompt
+        for place, token in enumerate(ids):
             position += 1
-            if not (row.n_trained and row.trajectory.trained_mask[i]):
+            if not is_trained or trajectory.weights[place] == 0:
                 continue
-            logits_s, logits_t = student[previous[i]], teacher[shown[i]]
-            alpha = (
-                config.confidence_alpha if row.trajectory.confidence_mask[i] else config.loss.alpha
-            )
-            d = reference_divergence(
-                logits_s[None], logits_t[None], alpha_T=torch.tensor([alpha]), temperature=1.0
+            student_V, teacher_V = student[previous[place]], teacher[shown[place]]
+            alpha_1 = torch.tensor([trajectory.alphas[place]])
+            divergence = reference_divergence(
+                student_V[None], teacher_V[None], alpha_T=alpha_1, temperature=1.0
             )[0]
-            now = float(logits_s.log_softmax(-1)[token])
+            now = float(student_V.detach().log_softmax(-1)[token])
             before = now if old is None else float(old[position - 1])
             weight = min(math.exp(now - before), config.loss.is_clip)
-            if i < row.trajectory.n_kept and config.loss.tis_clip is not None:
-                weight *= min(math.exp(before - row.rollout_log_probs[i]), config.loss.tis_clip)
-            total = total + share[row.key] * weight * d
+            if place < trajectory.n_sampled and config.loss.tis_clip is not None:
+                ratio = math.exp(before - trajectory.sampler_log_probs[place])
+                weight *= min(ratio, config.loss.tis_clip)
+            total = total + shares[trajectory.uid] * weight * divergence
     return total
+
+
+def row_shares(config, rows):
+    """The weight of each of a row's trained tokens, by the definition of the two averages."""
+    trained = [row.trajectory for row in rows if row.trajectory.n_trained]
+    if config.loss.average == "token":
+        n_tokens = sum(t.n_trained for t in trained)
+        return {t.uid: 1 / n_tokens for t in trained}
+    whole = [t for t in trained if t.counts_as == "row"]
+    mean = sum(t.n_trained for t in whole) / len(whole)
+    sizes = {t.uid: t.n_trained if t in whole else mean for t in trained}
+    denominator = sum(t.n_trained / sizes[t.uid] for t in trained)
+    return {uid: 1 / size / denominator for uid, size in sizes.items()}
 
 
 def gradient(loss, table):
     return torch.autograd.grad(loss, table)[0]
+
+
+def with_the_students_prompt(row):
+    """The teacher sees what the student saw (behind one more token)."""
+    if row.teacher_prompt_ids is None:
+        return row
+    return replace(row, teacher_prompt_ids=[9, *row.trajectory.prompt_ids])
 
 
 SETTINGS = {
@@ -76,8 +88,9 @@ SETTINGS = {
 @pytest.mark.parametrize("with_old", [False, True], ids=["one mini-batch", "old log-probs"])
 def test_loss_and_gradient_are_those_of_the_definition(tables, name, with_old):
     config = CaopdConfig(loss=LossConfig(**{"top_k": None, "chunk_tokens": 5, **SETTINGS[name]}))
-    rows = mixed_rows()
-    n = sum(len(r.trajectory.token_ids) if r.n_trained else 1 for r in rows)
+    rows = mixed_rows((config.loss.alpha, config.confidence_alpha))
+    trajectories = [row.trajectory for row in rows]
+    n = sum(len(t.token_ids) if t.n_trained else 1 for t in trajectories)
     old = -4 * torch.rand(n) if with_old else None
     found, _ = loss_of(config, tables, rows, old=old)
     expected = dense(config, tables, rows, old=old)
@@ -99,39 +112,34 @@ def test_k_of_the_whole_vocabulary_equals_null(tables):
 def test_gradient_is_exactly_zero_where_nothing_is_trained(tables):
     """Tokens that stand only before untrained tokens get no gradient at all."""
     rows = [
-        make_row(0, kind="confidence_only", n_prompt=5, n_response=8),
+        make_row(0, kind="by_tokens", n_prompt=5, n_response=8),
         make_row(1, kind="masked"),
         make_row(4),
     ]
-    row = rows[0]
-    weights = [torch.tensor(row.trajectory.trained_mask).float(), torch.zeros(6), torch.zeros(6)]
+    first = rows[0].trajectory
+    weights = [torch.tensor(first.weights), torch.zeros(6), torch.zeros(6)]
     config = CaopdConfig(loss=LossConfig(top_k=10))
     loss, _ = loss_of(config, tables, rows, weights)
     touched = gradient(loss, tables[0]).abs().sum(-1).nonzero().flatten().tolist()
-    previous = [row.prompt_ids[-1], *row.trajectory.token_ids]
-    assert set(touched) == {
-        previous[i] for i, trained in enumerate(row.trajectory.trained_mask) if trained
-    }
+    previous = [first.prompt_ids[-1], *first.token_ids]
+    assert set(touched) == {previous[i] for i, weight in enumerate(first.weights) if weight}
 
 
 def test_zero_loss_and_gradient_where_student_is_teacher(tables):
     config = CaopdConfig(loss=LossConfig(top_k=6, confidence_alpha=0.0))
     student = tables[0]
-    rows = [
-        replace(r, teacher_prompt_ids=r.teacher_prompt_ids and [9, *r.prompt_ids])
-        for r in mixed_rows()
-    ]
+    rows = [with_the_students_prompt(row) for row in mixed_rows((1, 0))]
     loss, _ = loss_of(config, (student, student.detach().clone()), rows)
     assert float(loss.detach()) == pytest.approx(0.0, abs=1e-7)
     assert gradient(loss, student).abs().max() < 1e-6
 
 
-def test_t8_a_forced_value_pulls_only_as_far_as_the_teacher_takes_it_up(tables):
+def test_a_forced_value_pulls_only_as_far_as_the_teacher_takes_it_up(tables):
     """A written p_hat is no label: where the teacher ignores it the student is not moved, and the metric says so."""
     config = CaopdConfig(loss=LossConfig(top_k=6, confidence_alpha=0.0))
     student, other = tables
-    rows = [make_row(0, ids=[5, 6, 7, 8, value, 2]) for value in (10, 20)]
-    rows = [replace(row, teacher_prompt_ids=[9, *row.prompt_ids]) for row in rows]
+    rows = [make_row(0, ids=[5, 6, 7, 8, value, 2], alphas=(1, 0)) for value in (10, 20)]
+    rows = [with_the_students_prompt(row) for row in rows]
 
     deaf = student.detach().clone()  # says the same whatever its context states
     for row in rows:
@@ -152,11 +160,9 @@ def test_t8_a_forced_value_pulls_only_as_far_as_the_teacher_takes_it_up(tables):
     "split", [[[0], [1], [2], [3], [4], [5]], [[5, 0, 3], [4, 2, 1]], [[2, 1], [0, 5, 4, 3]]]
 )
 def test_micro_batches_of_any_size_and_order_sum_to_the_whole(tables, split):
-    from caopd_verl.verl_ext import codec
-
     config = CaopdConfig(loss=LossConfig(top_k=6, confidence_alpha=0.0))
     rows = mixed_rows()
-    weights = codec.loss_weights(rows, config.loss)
+    weights = weights_of(rows, config)
     whole, metrics = loss_of(config, tables, rows)
     parts = [
         loss_of(config, tables, [rows[i] for i in part], [weights[i] for i in part])
@@ -188,11 +194,9 @@ def test_scaled_by_ranks_whose_gradients_are_averaged_and_by_mini_batches(
 @pytest.mark.parametrize("average", ["sequence", "token"])
 def test_ranks_with_uneven_rows_average_to_the_loss_of_one_rank(tables, average):
     """FSDP averages the ranks' gradients, however few trained tokens one of them has."""
-    from caopd_verl.verl_ext import codec
-
     config = CaopdConfig(loss=LossConfig(top_k=6, average=average))
     rows = mixed_rows()
-    weights = codec.loss_weights(rows, config.loss)
+    weights = weights_of(rows, config)
     whole = gradient(loss_of(config, tables, rows)[0], tables[0])
     ranks = [
         gradient(
@@ -206,32 +210,61 @@ def test_ranks_with_uneven_rows_average_to_the_loss_of_one_rank(tables, average)
     torch.testing.assert_close(sum(ranks) / 2, whole, rtol=1e-5, atol=1e-7)
 
 
-def test_t19_sampler_ratios_weigh_kept_tokens_only(tables):
+def with_sampler_log_probs(row, log_probs):
+    return replace(row, trajectory=replace(row.trajectory, sampler_log_probs=tuple(log_probs)))
+
+
+def test_sampler_ratios_weigh_sampled_tokens_only(tables):
     """Whatever stands for the sampler's log-probs at replaced tokens is never read."""
     config = CaopdConfig(loss=LossConfig(top_k=6, tis_clip=1.5))
     row = make_row(0, n_response=8)
-    n = row.trajectory.n_kept
-    garbage = (*row.rollout_log_probs[:n], *([float("nan")] * 5))
-    loss = loss_of(config, tables, [row])[0]
-    assert float(loss_of(config, tables, [replace(row, rollout_log_probs=garbage)])[0]) == float(
-        loss
-    )
-    other = (row.rollout_log_probs[0] + 1.0, *row.rollout_log_probs[1:])
-    assert float(loss_of(config, tables, [replace(row, rollout_log_probs=other)])[0]) != float(loss)
+    own = row.trajectory.sampler_log_probs
+    n = row.trajectory.n_sampled
+    garbage = [*own[:n], *([float("nan")] * (8 - n))]
+
+    def loss(with_row):
+        return float(loss_of(config, tables, [with_row])[0].detach())
+
+    assert loss(with_sampler_log_probs(row, garbage)) == loss(row)
+    other = [own[0] + 1.0, *own[1:]]
+    assert loss(with_sampler_log_probs(row, other)) != loss(row)
 
 
-def test_t19_a_wholly_replaced_row_is_weighted_as_without_tis(tables):
+def test_a_wholly_replaced_row_is_weighted_as_without_sampler_ratios(tables):
     row = make_row(0, n_response=8)
-    row = replace(row, trajectory=replace(row.trajectory, n_kept=0))
-    on, off = (
+    row = replace(row, trajectory=replace(row.trajectory, n_sampled=0))
+    losses = [
         float(loss_of(CaopdConfig(loss=LossConfig(top_k=6, tis_clip=clip)), tables, [row])[0])
         for clip in (2.0, None)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_terms_add_up_and_are_logged_by_name(tables):
+    """A divergence on the words and a cross-entropy on the number, in one loss."""
+    config = CaopdConfig(loss=LossConfig(top_k=None), confidence_loss=ConfidenceLoss.cross_entropy)
+    terms = METHODS["sdpo_caopd"].loss_terms(config)
+    rows = mixed_rows()
+    whole, metrics = loss_of(config, tables, rows, terms=terms)
+    parts = [loss_of(config, tables, rows, terms=[term])[0] for term in terms]
+    assert float(whole.detach()) == pytest.approx(sum(float(part.detach()) for part in parts))
+    logged = [metrics[f"sum/term_{term.name}"].aggregate() for term in terms]
+    assert logged == pytest.approx([float(part.detach()) for part in parts])
+    by_role = metrics["sum/reasoning_loss"].aggregate() + metrics["sum/confidence_loss"].aggregate()
+    assert by_role == pytest.approx(float(whole.detach()))
+
+
+def test_without_a_divergence_no_teacher_is_run(tables):
+    from caopd_verl.losses.terms import ConfidenceCrossEntropy
+
+    class NoTeacher:
+        def response_logits(self, *_):
+            raise AssertionError("nobody reads the teacher")
+
+    config = CaopdConfig()
+    student, _ = tables
+    loss, metrics = loss_of(
+        config, (student, NoTeacher()), mixed_rows(), terms=[ConfidenceCrossEntropy()]
     )
-    assert on == off
-
-
-def test_is_weight_is_exactly_one_with_one_mini_batch(tables):
-    rows = [make_row(0)]
-    tight = CaopdConfig(loss=LossConfig(top_k=6, is_clip=1.0, tis_clip=None))
-    wide = CaopdConfig(loss=LossConfig(top_k=6, is_clip=100.0, tis_clip=None))
-    assert float(loss_of(tight, tables, rows)[0]) == float(loss_of(wide, tables, rows)[0])
+    assert float(loss.detach()) > 0
+    assert "sum/value_teacher_prob" not in metrics and "sum/value_student_prob" in metrics

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from caopd_verl.errors import ConfigError
 from caopd_verl.losses.divergence import (
-    importance_weights,
     reference_divergence,
-    tis_weights,
     topk_divergence,
 )
 
@@ -241,22 +239,3 @@ def test_bad_arguments_are_an_error(change, message):
         run(student, teacher, **{"k": 5, "alpha": 1.0, **change})
     with pytest.raises(ConfigError, match="do not match"):
         run(student, teacher[:, :9], k=5, alpha=1.0)
-
-
-def test_importance_weights_are_clipped_detached_and_one_on_policy():
-    new = torch.tensor([-1.0, -1.0, -1.0, 0.0], requires_grad=True)
-    weights = importance_weights(new, torch.tensor([-1.0, -1.5, -5.0, -1e9]), clip=2.0)
-    torch.testing.assert_close(weights, torch.tensor([1.0, math.exp(0.5), 2.0, 2.0]))
-    assert weights[0] == 1.0 and not weights.requires_grad
-    assert torch.equal(importance_weights(new, new - 3, clip=None), torch.ones(4))
-    with pytest.raises(ConfigError):
-        importance_weights(new, new, clip=0.0)
-
-
-def test_t19_replaced_tokens_have_weight_one_whatever_the_sampler_says():
-    old = torch.tensor([-1.0, -2.0, -0.5, -0.5])
-    sampler = torch.tensor([-1.2, -1.0, float("nan"), -9.0])
-    valid = torch.tensor([True, True, False, False])
-    weights = tis_weights(old, sampler, valid, clip=2.0)
-    torch.testing.assert_close(weights, torch.tensor([math.exp(0.2), math.exp(-1.0), 1.0, 1.0]))
-    assert torch.equal(tis_weights(old, sampler, valid, clip=None), torch.ones(4))
