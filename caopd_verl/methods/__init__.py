@@ -9,6 +9,8 @@ from caopd_verl.methods.method import Method
 METHODS: dict[str, Method] = {
     "sdpo": Distillation(context="sibling", revise=False),
     "sdpo_caopd": Distillation(context="sibling", revise=True),
+    "sdft": Distillation(context="gold", revise=False),
+    "sdft_caopd": Distillation(context="gold", revise=True),
 }
 
 

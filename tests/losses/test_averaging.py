@@ -85,7 +85,7 @@ def test_masked_rows_dilute_a_step_of_rows_that_count_by_tokens(average):
 
 def test_fractional_weights_count_as_fractions_of_a_token():
     """Half the weight on every token of a row leaves the row's share of a sequence mean alone."""
-    losses, weights, by_tokens = made_up_step()
+    _, weights, by_tokens = made_up_step()
     nobody = torch.zeros_like(by_tokens)
     halved = weights.clone()
     halved[0] /= 2

@@ -406,3 +406,59 @@ def test_with_cross_entropy_unsolved_groups_need_no_teacher(run, group):
         assert trajectory.teacher_prompt is None and trajectory.counts_as == "tokens"
         number = [role == Role.CONFIDENCE_VALUE for role in trajectory.roles]
         assert trained(trajectory) == number
+
+
+# ---------------------------------------------------------------------- the gold demonstration (SDFT)
+
+
+def test_sdft_samples_one_rollout_and_shows_the_gold_solution(run, group):
+    plan = METHODS["sdft"].plan(CaopdConfig(method="sdft"), 8)
+    assert (plan.n, plan.trained) == (1, 1)
+    own = group(f"{WRONG}\nConfidence: 0.80")
+    (trajectory,), _ = run("sdft", own)
+    assert trajectory.token_ids == own.rollouts[0].token_ids and all(trained(trajectory))
+    assert trajectory.teacher_prompt.demonstration == RIGHT
+    assert "This is an example for a response to the question:" in teacher_text(trajectory)
+
+
+def test_a_rows_own_demonstration_goes_before_the_rendered_gold_answer(run, group):
+    example = replace(EXAMPLE, demonstration=f"we carry\n{RIGHT}")
+    (trajectory,), _ = run("sdft", group(WRONG, example=example))
+    assert trajectory.teacher_prompt.demonstration == f"we carry\n{RIGHT}"
+
+
+def test_sdft_caopd_trains_one_rollout_on_the_success_rate_of_k_others(run, group, tiny_tokenizer):
+    config = CaopdConfig(method="sdft_caopd")
+    plan = METHODS["sdft_caopd"].plan(config, 4)
+    assert (plan.n, plan.trained, plan.judged_from) == (5, 1, 1)
+    own = group(WRONG, RIGHT, RIGHT, RIGHT, WRONG)
+    trajectories, target = run("sdft_caopd", own, k=4)
+    assert len(trajectories) == 1 and (target.k, target.p_hat) == (4, 0.75)
+    (trajectory,) = trajectories
+    assert text_of(tiny_tokenizer, trajectory) == f"{WRONG}\nConfidence: 0.75"
+    assert trajectory.teacher_prompt.demonstration == f"{RIGHT}\nConfidence: 0.75"
+    assert trajectory.spans[0].target == 0.75
+
+
+def test_or_all_k_rollouts_each_judged_and_trained(run, group, tiny_tokenizer):
+    own = group(WRONG, RIGHT, RIGHT, WRONG)
+    trajectories, target = run("sdft_caopd", own, trained_rollouts=TrainedRollouts.all)
+    assert target.p_hat == 0.5 and len(trajectories) == 4
+    for trajectory in trajectories:
+        assert text_of(tiny_tokenizer, trajectory).endswith("Confidence: 0.50")
+        assert all(trained(trajectory))
+
+
+def test_with_a_gold_demonstration_a_group_without_success_is_trained(run, group):
+    own = group(WRONG, WRONG, WRONG)
+    trajectories, target = run("sdft_caopd", own, trained_rollouts=TrainedRollouts.all)
+    assert target.p_hat == 0.0 and all(all(trained(t)) for t in trajectories)
+    assert trajectories[0].teacher_prompt.demonstration == f"{RIGHT}\nConfidence: 0.00"
+
+
+@pytest.mark.parametrize("method", ["sdft", "sdft_caopd"])
+def test_one_rollout_a_prompt_is_enough_for_sdft(method):
+    assert check(method, 1) is METHODS[method]
+    with pytest.raises(ConfigError) as caught:
+        check(method, 8, unsolved=Unsolved.confidence_only)
+    assert caught.value.where == "caopd.unsolved"
