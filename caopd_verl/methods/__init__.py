@@ -5,12 +5,14 @@ from __future__ import annotations
 from caopd_verl.config import CaopdConfig, require
 from caopd_verl.methods.distillation import Distillation
 from caopd_verl.methods.method import Method
+from caopd_verl.methods.rewards import PolicyGradientMethod, correctness
 
 METHODS: dict[str, Method] = {
     "sdpo": Distillation(context="sibling", revise=False),
     "sdpo_caopd": Distillation(context="sibling", revise=True),
     "sdft": Distillation(context="gold", revise=False),
     "sdft_caopd": Distillation(context="gold", revise=True),
+    "grpo": PolicyGradientMethod(reward=correctness),
 }
 
 
