@@ -70,7 +70,7 @@ def test_journal_holds_what_training_has_to_show(run):
             "timing_s/old_log_prob",
             "val/arithmetic/stated/ece",
         ),
-        *("val/arithmetic/expected/brier", "rollout/tis_weight_mean", "rows/trained"),
+        *("val/arithmetic/expected/brier", "rollout/sampler_ratio_mean", "rows/trained"),
     ):
         assert key in step, key
     assert sum(step[f"target/successes_{k}"] for k in range(9)) == 8
@@ -79,9 +79,9 @@ def test_journal_holds_what_training_has_to_show(run):
 
 
 def test_rollouts_and_trainer_agree_after_the_weight_sync(run):
-    """T19: TIS weights are 1 up to numerics, because vLLM sampled with the weights that are trained."""
+    """Ratios of trainer to sampler are 1 up to numerics: vLLM has the weights that are trained."""
     for row in journal(run[0])[1:]:
-        assert row["rollout/tis_weight_mean"] == pytest.approx(1.0, abs=1e-3)
+        assert row["rollout/sampler_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_report_and_rows(run):
@@ -169,7 +169,7 @@ def test_a_step_without_any_teacher_is_an_error_or_is_counted(recorded, tmp_path
         write_groups(
             groups[: len(read_groups(str(recorded), step))], str(tmp_path / "recorded"), step
         )
-    overrides = [*replay_overrides(tmp_path / "recorded", tmp_path / "out"), "caopd.unsolved=mask"]
+    overrides = replay_overrides(tmp_path / "recorded", tmp_path / "out")
     overrides += ["trainer.total_training_steps=3", "trainer.save_freq=-1"]
     text = run_main(*overrides, "caopd.empty_batch=skip")
     rows = journal(tmp_path / "out")
