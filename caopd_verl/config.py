@@ -154,6 +154,7 @@ class TeacherConfig:
     """The EMA teacher."""
 
     ema_rate: float = 0.05  # teacher <- (1 - rate) * teacher + rate * student, each optimizer step
+    max_tokens_per_gpu: int | None = None  # of one forward pass; None: as the student, or one row
 
 
 @dataclass
@@ -225,6 +226,13 @@ def validate(cfg: CaopdConfig) -> None:
         "caopd.teacher.ema_rate",
         rate,
         "in (0, 1]: 0 would freeze the teacher, 1 copies",
+    )
+    budget = cfg.teacher.max_tokens_per_gpu
+    require(
+        budget is None or budget >= cfg.context.max_tokens,
+        "caopd.teacher.max_tokens_per_gpu",
+        budget,
+        f"null, or at least caopd.context.max_tokens={cfg.context.max_tokens} and a response",
     )
     n_bins = cfg.evaluation.n_bins
     require(n_bins >= 1, "caopd.evaluation.n_bins", n_bins, "at least 1 bin")

@@ -24,7 +24,7 @@ class Head:
     here instead, and no term but the one that uses them would change.
     """
 
-    logits_TV: Tensor  # compute dtype, divided by the sampling temperature
+    logits_TV: Tensor  # compute dtype, before any temperature
 
 
 PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -76,11 +76,13 @@ class ModelBatch(TokenBatch):
     Attributes:
         student: the student's head, with gradient.
         run_teacher: a forward pass of the teacher, without gradient.
+        temperature: of the sampling; both heads are divided by it, in fp32.
         chunk_tokens: tokens whose fp32 log-probs may be alive at once.
     """
 
     student: Head
     run_teacher: Callable[[], Head]
+    temperature: float
     chunk_tokens: int
 
     @cached_property
@@ -92,5 +94,8 @@ class ModelBatch(TokenBatch):
     def student_log_probs(self) -> tuple[Tensor, Tensor]:
         """fp32 [T] log-probs of the tokens with gradient, and the entropies without."""
         return token_log_probs(
-            self.student.logits_TV, self.token_ids_T, chunk_tokens=self.chunk_tokens
+            self.student.logits_TV,
+            self.token_ids_T,
+            temperature=self.temperature,
+            chunk_tokens=self.chunk_tokens,
         )

@@ -11,13 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 def token_log_probs(
-    logits_TV: Tensor, token_ids_T: Tensor, *, chunk_tokens: int
+    logits_TV: Tensor, token_ids_T: Tensor, *, temperature: float, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """The log-prob of each token, and the entropy of each distribution.
 
     Args:
         logits_TV: float, any precision; row t is the distribution of token t.
         token_ids_T: int64.
+        temperature: > 0; the logits are divided by it, in fp32.
         chunk_tokens: > 0; so many rows are upcast to fp32 at once. Each chunk is computed again in
             the backward pass, so that its [chunk, V] copies need not be kept.
 
@@ -30,15 +31,15 @@ def token_log_probs(
     id_chunks = token_ids_T.split(chunk_tokens)
     for logits_CV, ids_C in zip(logit_chunks, id_chunks, strict=True):
         log_probs_C, entropies_C = checkpoint(
-            _chunk, logits_CV, ids_C, use_reentrant=False, preserve_rng_state=False
+            _chunk, logits_CV, ids_C, temperature, use_reentrant=False, preserve_rng_state=False
         )
         log_probs.append(log_probs_C)
         entropies.append(entropies_C)
     return torch.cat(log_probs), torch.cat(entropies)
 
 
-def _chunk(logits_CV: Tensor, ids_C: Tensor) -> tuple[Tensor, Tensor]:
-    all_log_probs_CV = logits_CV.float().log_softmax(-1)
+def _chunk(logits_CV: Tensor, ids_C: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    all_log_probs_CV = (logits_CV.float() / temperature).log_softmax(-1)
     log_probs_C = all_log_probs_CV.gather(-1, ids_C.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
         probs_CV = all_log_probs_CV.exp()

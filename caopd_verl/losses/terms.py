@@ -81,7 +81,7 @@ class Divergence:
             batch.token_ids_T,
             k=self.top_k,
             alpha_T=batch.alphas_T,
-            temperature=1.0,  # both heads are divided by it already
+            temperature=batch.temperature,
             chunk_tokens=batch.chunk_tokens,
         )
         return {self.name: loss_T, **readings}

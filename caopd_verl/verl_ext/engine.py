@@ -10,6 +10,7 @@ Legend: B rows, T response tokens of a micro-batch (all rows packed), V vocabula
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -46,25 +47,42 @@ def response_positions(offsets: Tensor, response_lengths: Tensor) -> Tensor:
     return starts_T + torch.arange(n_tokens, device=offsets.device) - first_T
 
 
-def select_response_logits(
-    logits: Tensor, offsets: Tensor, response_lengths: Tensor, *, packed: bool
-) -> Tensor:
-    """The logits that predict the response tokens.
+def kept_positions(offsets: Tensor, response_lengths: Tensor, *, packed: bool) -> Tensor:
+    """Positions that the LM head is run at (`logits_to_keep` of the model).
 
     Args:
-        logits: (1, N, V) where all rows are packed into one sequence, else (B, longest, V).
         offsets, response_lengths: as in `response_positions`.
-        packed: which of the two.
+        packed: whether all rows stand in one sequence. Padded rows have their responses in
+            different columns, and the head is run from the first such column to the last.
 
     Returns:
-        (T, V).
+        int64: (T,) positions of the packed sequence, or a range of columns.
     """
-    index_T = response_positions(offsets, response_lengths)
     if packed:
-        return logits.squeeze(0)[index_T]
-    row_T = torch.bucketize(index_T, offsets[1:], right=True)
-    column_T = index_T - offsets[row_T]
-    return logits[row_T, column_T]
+        return response_positions(offsets, response_lengths)
+    ends_B = offsets.diff() - 1
+    first = int((ends_B - response_lengths).min())
+    return torch.arange(first, int(ends_B.max()), device=offsets.device)
+
+
+def row_chunks(lengths: Sequence[int], max_tokens: int, *, packed: bool) -> list[range]:
+    """Rows in order, in chunks of at most `max_tokens`; a longer row is a chunk of its own.
+
+    Args:
+        lengths: tokens of each row.
+        max_tokens: of a chunk; a padded chunk costs its longest row for each of its rows.
+        packed: whether rows are packed, or padded to the longest.
+    """
+    chunks: list[range] = []
+    start = 0
+    for stop in range(1, len(lengths) + 1):
+        own = lengths[start:stop]
+        cost = sum(own) if packed else max(own) * len(own)
+        if cost > max_tokens and stop - start > 1:
+            chunks.append(range(start, stop - 1))
+            start = stop - 1
+    chunks.append(range(start, len(lengths)))
+    return chunks
 
 
 def was_taken(grad_norm: float) -> bool:
@@ -104,31 +122,55 @@ class CaopdEngine(FSDPEngineWithLMHead):
 
     @torch.no_grad()
     def response_logits(
-        self, input_ids: JaggedTensor, response_lengths: Tensor, data: TensorDict
+        self,
+        input_ids: JaggedTensor,
+        response_lengths: Tensor,
+        data: TensorDict,
+        *,
+        max_tokens: int,
     ) -> Tensor:
-        """Logits that predict the response tokens, from a forward pass without gradient.
+        """Logits that predict the response tokens, from forward passes without gradient.
+
+        verl packs micro-batches by the student's tokens, and this model's own prompts may be many
+        times as long. So the rows go through in chunks of at most `max_tokens`, and the LM head
+        only sees the positions of the response tokens.
 
         Args:
             input_ids: nested (B, prompt + response) int64, this model's own prompts.
             response_lengths: (B,) int64.
-            data: the student's micro-batch, for its engine switches and temperature.
+            data: the student's micro-batch, for its engine switches.
+            max_tokens: of one forward pass, padding included; a longer row goes alone.
 
         Returns:
-            (T, V), in the compute dtype, divided by the temperature.
+            (T, V), in the compute dtype, before any temperature.
         """
-        lengths = input_ids.offsets().diff()
-        positions = torch.cat([torch.arange(int(n), device=input_ids.device) for n in lengths])
+        packed = tu.get_non_tensor_data(data, "use_remove_padding", None)
+        rows = input_ids.unbind()
+        lengths = [len(row) for row in rows]
+        logits = []
+        for chunk in row_chunks(lengths, max_tokens, packed=packed):
+            chosen = [rows[row] for row in chunk]
+            nested = torch.nested.as_nested_tensor(chosen, layout=torch.jagged)
+            own_lengths = response_lengths[chunk.start : chunk.stop]
+            logits.append(self._forward_responses(nested, own_lengths, packed=packed))
+        return torch.cat(logits)
+
+    def _forward_responses(
+        self, input_ids: JaggedTensor, response_lengths: Tensor, *, packed: bool
+    ) -> Tensor:
+        offsets = input_ids.offsets()
+        lengths = offsets.diff()
+        positions = torch.cat([torch.arange(int(n), device=offsets.device) for n in lengths])
         fields = {
             "input_ids": input_ids,
-            "position_ids": torch.nested.nested_tensor_from_jagged(positions, input_ids.offsets()),
+            "position_ids": torch.nested.nested_tensor_from_jagged(positions, offsets),
         }
         micro_batch = TensorDict(fields, batch_size=[len(lengths)])
-        switches = {
-            key: tu.get_non_tensor_data(data, key, None)
-            for key in ("use_remove_padding", "temperature")
-        }
-        tu.assign_non_tensor(micro_batch, use_fused_kernels=False, **switches)
+        tu.assign_non_tensor(
+            micro_batch, use_fused_kernels=False, use_remove_padding=packed, temperature=1.0
+        )
         inputs, _ = self.prepare_model_inputs(micro_batch)
+        kept = kept_positions(offsets, response_lengths, packed=packed)
         dtype = self._autocast_dtype
         autocast = (
             nullcontext()
@@ -136,15 +178,13 @@ class CaopdEngine(FSDPEngineWithLMHead):
             else torch.autocast(get_device_name(), dtype=dtype)
         )
         with autocast:
-            logits = self.module(**inputs, use_cache=False).logits
-        selected = select_response_logits(
-            logits,
-            input_ids.offsets(),
-            response_lengths,
-            packed=switches["use_remove_padding"],
-        )
-        temperature = float(switches["temperature"])
-        return selected if temperature == 1.0 else selected / temperature
+            logits = self.module(**inputs, use_cache=False, logits_to_keep=kept).logits
+        if packed:
+            return logits.squeeze(0)
+        index_T = response_positions(offsets, response_lengths)
+        row_T = torch.bucketize(index_T, offsets[1:], right=True)
+        column_T = index_T - offsets[row_T] - kept[0]
+        return logits[row_T, column_T]
 
     def local_state(self) -> dict[str, Any]:
         """This rank's shards by parameter name (no copy)."""

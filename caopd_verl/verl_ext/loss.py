@@ -29,6 +29,9 @@ from caopd_verl.types import CONFIDENCE_ROLES, Role
 from caopd_verl.verl_ext.engine import CaopdEngine, response_positions
 
 N_MINI_BATCHES = "n_mini_batches"
+# verl divides logits by its own `temperature` in their dtype; ours are divided in fp32, and verl
+# is told 1. In bf16 a model would otherwise differ from itself where the temperature is not 1.
+SAMPLING_TEMPERATURE = "sampling_temperature"
 # Readings that are logged as means over the trained tokens, where a term gave them.
 _READINGS = ("divergence", "student_entropy", "teacher_entropy", "topk_mass")
 _VALUES = frozenset({Role.CONFIDENCE_VALUE})
@@ -43,6 +46,7 @@ class MethodLoss:
             term needs one.
         policy_loss: verl's, for terms that are policy gradients.
         chunk_tokens: tokens whose fp32 log-probs may be alive at once.
+        teacher_tokens: of one forward pass of the teacher.
     """
 
     def __init__(
@@ -52,11 +56,13 @@ class MethodLoss:
         *,
         policy_loss: PolicyLoss,
         chunk_tokens: int,
+        teacher_tokens: int,
     ):
         self.terms = tuple(terms)
         self.teacher = teacher
         self.policy_loss = policy_loss
         self.chunk_tokens = chunk_tokens
+        self.teacher_tokens = teacher_tokens
 
     def __call__(
         self, *, data: TensorDict, student_logits=None, model_output=None, dp_group=None
@@ -69,7 +75,7 @@ class MethodLoss:
         """What the terms have to say of each token, scattered to the layout that verl unpacks.
 
         Args:
-            student_logits_1NV: already divided by the temperature, with gradient.
+            student_logits_1NV: before any temperature, with gradient.
             data: the micro-batch.
 
         Returns:
@@ -80,6 +86,7 @@ class MethodLoss:
             **_token_fields(data, self.policy_loss),
             student=Head(student_logits_1NV.squeeze(0)[index_T]),
             run_teacher=lambda: self._run_teacher(data),
+            temperature=tu.get_non_tensor_data(data, SAMPLING_TEMPERATURE, None),
             chunk_tokens=self.chunk_tokens,
         )
         values: TokenValues = {}
@@ -106,7 +113,10 @@ class MethodLoss:
     def _run_teacher(self, data: TensorDict) -> Head:
         assert self.teacher is not None, "a term reads the teacher, and none was built"
         lengths_B = data["responses"].offsets().diff()
-        return Head(self.teacher.response_logits(data["teacher_input_ids"], lengths_B, data))
+        logits_TV = self.teacher.response_logits(
+            data["teacher_input_ids"], lengths_B, data, max_tokens=self.teacher_tokens
+        )
+        return Head(logits_TV)
 
     def _sums(
         self, values: TokenValues, batch: TokenBatch, shares: Sequence[Reduced]

@@ -15,7 +15,7 @@ from verl.workers.utils.padding import response_from_nested
 from caopd_verl import pipeline
 from caopd_verl.config import CaopdConfig
 from caopd_verl.verl_ext import codec, step_metrics
-from caopd_verl.verl_ext.loss import N_MINI_BATCHES
+from caopd_verl.verl_ext.loss import N_MINI_BATCHES, SAMPLING_TEMPERATURE
 
 
 class Update:
@@ -89,7 +89,8 @@ class Update:
                 "epochs": self.actor.ppo_epochs,
                 "seed": self.actor.data_loader_seed,
                 "dataloader_kwargs": {"shuffle": self.actor.shuffle},
-                "temperature": self.temperature,
+                "temperature": 1.0,
+                SAMPLING_TEMPERATURE: self.temperature,
                 N_MINI_BATCHES: self.n_mini_batches,
             }
         )

@@ -100,6 +100,7 @@ class CaopdWorker(ActorRolloutRefWorker):
                 None if self.ref is None else self.ref.engine,
                 policy_loss=self._policy_loss(),
                 chunk_tokens=self.caopd.loss.chunk_tokens,
+                teacher_tokens=self._teacher_tokens(),
             )
         )
 
@@ -122,6 +123,14 @@ class CaopdWorker(ActorRolloutRefWorker):
                 where="caopd.loss.top_k",
                 expected=f"at most {vocabulary}, or null for the full vocabulary",
             )
+
+    def _teacher_tokens(self) -> int:
+        """Tokens of one forward pass of the teacher: as many as the student's, or one long row."""
+        own = self.caopd.teacher.max_tokens_per_gpu
+        if own is not None:
+            return own
+        longest = self.caopd.context.max_tokens + self.config.rollout.response_length
+        return max(longest, self.config.actor.ppo_max_token_len_per_gpu)
 
     def _policy_loss(self) -> Any:
         """verl's policy loss (`actor.policy_loss.loss_mode`) with our weights for its average."""

@@ -47,6 +47,7 @@ def make_batch():
             "policy_loss": clipped,
             "student": Head(student.requires_grad_()),
             "run_teacher": run_teacher,
+            "temperature": 1.0,
             "chunk_tokens": 3,
         }
         return ModelBatch(**{**fields, **changes})

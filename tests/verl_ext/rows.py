@@ -87,7 +87,7 @@ class TableTeacher:
     def __init__(self, table):
         self.table = table
 
-    def response_logits(self, input_ids, response_lengths, data):
+    def response_logits(self, input_ids, response_lengths, data, *, max_tokens):
         from caopd_verl.verl_ext.engine import response_positions
 
         positions = response_positions(input_ids.offsets(), response_lengths)
@@ -111,13 +111,22 @@ def default_terms(config):
 
 
 def loss_of(
-    config, tables, rows, weights=None, *, dp_size=1, n_mini_batches=1, old=None, terms=None
+    config,
+    tables,
+    rows,
+    weights=None,
+    *,
+    dp_size=1,
+    n_mini_batches=1,
+    old=None,
+    terms=None,
+    temperature=1.0,
 ):
     """What verl does with one micro-batch: values of tokens, unpacked to the rows, and their sum."""
     from verl.utils import tensordict_utils as tu
 
     from caopd_verl.verl_ext import codec
-    from caopd_verl.verl_ext.loss import N_MINI_BATCHES, MethodLoss
+    from caopd_verl.verl_ext.loss import N_MINI_BATCHES, SAMPLING_TEMPERATURE, MethodLoss
 
     student, teacher = tables
     weights = weights_of(rows, config) if weights is None else weights
@@ -125,12 +134,14 @@ def loss_of(
     offsets = data["responses"].offsets()
     if old is not None:
         data["old_log_probs"] = torch.nested.nested_tensor_from_jagged(old, offsets)
-    tu.assign_non_tensor(data, dp_size=dp_size, **{N_MINI_BATCHES: n_mini_batches})
+    own = {N_MINI_BATCHES: n_mini_batches, SAMPLING_TEMPERATURE: temperature}
+    tu.assign_non_tensor(data, dp_size=dp_size, **own)
     loss = MethodLoss(
         default_terms(config) if terms is None else terms,
         TableTeacher(teacher) if isinstance(teacher, torch.Tensor) else teacher,
         policy_loss=no_policy_loss,
         chunk_tokens=config.loss.chunk_tokens,
+        teacher_tokens=1000,
     )
     ids = data["input_ids"]
     values = loss(student_logits=student[ids.values()].unsqueeze(0), data=data)

@@ -130,16 +130,33 @@ def test_response_positions_against_a_loop():
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_the_selected_logits_are_those_before_each_response_token(packed):
-    from caopd_verl.verl_ext.engine import select_response_logits
+def test_the_head_is_run_where_responses_are_predicted(packed):
+    from caopd_verl.verl_ext.engine import kept_positions
 
-    lengths, responses = [5, 2, 7], torch.tensor([3, 1, 2])
-    offsets = torch.tensor([0, 5, 7, 14])
-    rows = [torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in lengths]
+    offsets, responses = torch.tensor([0, 5, 7, 14]), torch.tensor([3, 1, 2])
+    found = kept_positions(offsets, responses, packed=packed).tolist()
     if packed:
-        logits = torch.cat(rows).unsqueeze(0)
+        assert found == [1, 2, 3, 5, 11, 12]
     else:
-        logits = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    found = select_response_logits(logits, offsets, responses, packed=packed)
-    expected = [row[-1 - int(n) : -1] for row, n in zip(rows, responses, strict=True)]
-    assert torch.equal(found, torch.cat(expected))
+        # rows of 5, 2 and 7 tokens: columns 1 to 3, 0, and 4 to 5 of each
+        assert found == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "packed", "expected"),
+    [
+        ([5, 5, 5, 5], 10, True, [[0, 1], [2, 3]]),
+        ([5, 5, 5, 5], 10, False, [[0, 1], [2, 3]]),
+        ([2, 8, 2, 2], 12, True, [[0, 1, 2], [3]]),
+        ([2, 8, 2, 2], 12, False, [[0], [1], [2, 3]]),  # padding counts
+        ([20, 3], 10, True, [[0], [1]]),  # a longer row goes alone
+        ([3], 10, True, [[0]]),
+    ],
+)
+def test_the_teachers_rows_go_in_chunks_under_its_token_budget(
+    lengths, max_tokens, packed, expected
+):
+    from caopd_verl.verl_ext.engine import row_chunks
+
+    found = [list(chunk) for chunk in row_chunks(lengths, max_tokens, packed=packed)]
+    assert found == expected
