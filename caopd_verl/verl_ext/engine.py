@@ -1,4 +1,7 @@
-"""FSDP2 engine of student and teacher: verl's own, registered for CPU too, with two additions.
+"""FSDP2 engine of student and teacher: verl's own, registered for CPU too, with three additions.
+
+* The LM head is run at the positions that predict response tokens and at no others: logits are
+  the largest tensors of an update, and those of the prompts would be thrown away.
 
 * Whether the optimizer step was taken is remembered, because the EMA teacher must skip it too.
 * The forward-only teacher may stay on its device. Stock verl always offloads a forward-only FSDP2
@@ -65,6 +68,30 @@ def kept_positions(offsets: Tensor, response_lengths: Tensor, *, packed: bool) -
     return torch.arange(first, int(ends_B.max()), device=offsets.device)
 
 
+def response_rows(
+    logits: Tensor, offsets: Tensor, response_lengths: Tensor, *, packed: bool
+) -> Tensor:
+    """The logits that predict the response tokens, (T, V), of those at `kept_positions`.
+
+    Args:
+        logits: (1, T, V) where the rows are packed, else (B, kept columns, V).
+        offsets, response_lengths: as in `response_positions`.
+        packed: which of the two.
+    """
+    if packed:
+        return logits.squeeze(0)
+    first = kept_positions(offsets, response_lengths, packed=False)[0]
+    index_T = response_positions(offsets, response_lengths)
+    row_T = torch.bucketize(index_T, offsets[1:], right=True)
+    column_T = index_T - offsets[row_T] - first
+    return logits[row_T, column_T]
+
+
+def _is_update(micro_batch: TensorDict) -> bool:
+    """Whether our loss reads the logits; verl's pass for old log-probs reads them all."""
+    return bool(tu.get_non_tensor_data(micro_batch, "distillation_use_topk", False))
+
+
 def row_chunks(lengths: Sequence[int], max_tokens: int, *, packed: bool) -> list[range]:
     """Rows in order, in chunks of at most `max_tokens`; a longer row is a chunk of its own.
 
@@ -113,6 +140,38 @@ class CaopdEngine(FSDPEngineWithLMHead):
             return super()._build_fsdp_module(module)
         finally:
             self.engine_config.forward_only = True
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
+        """verl's inputs; in an update, which positions the LM head is run at beside them."""
+        inputs, output_args = super().prepare_model_inputs(micro_batch)
+        if _is_update(micro_batch):
+            inputs["logits_to_keep"] = kept_positions(
+                micro_batch["input_ids"].offsets(),
+                micro_batch["responses"].offsets().diff(),
+                packed=tu.get_non_tensor_data(micro_batch, "use_remove_padding", None),
+            )
+        return inputs, output_args
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict, micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, JaggedTensor]:
+        """In an update, what the loss has to say of each response token: jagged (B, response)."""
+        if not _is_update(micro_batch):
+            return super().prepare_model_outputs(
+                output, output_args, micro_batch, logits_processor_func
+            )
+        responses = micro_batch["responses"].offsets()
+        logits_TV = response_rows(
+            output.logits,
+            micro_batch["input_ids"].offsets(),
+            responses.diff(),
+            packed=tu.get_non_tensor_data(micro_batch, "use_remove_padding", None),
+        )
+        values = logits_processor_func(student_logits=logits_TV, data=micro_batch)
+        return {
+            name: torch.nested.nested_tensor_from_jagged(value_T, responses)
+            for name, value_T in values.items()
+        }
 
     def optimizer_step(self) -> float:
         """verl's step, which it skips where the gradient's norm is not finite."""
@@ -179,12 +238,7 @@ class CaopdEngine(FSDPEngineWithLMHead):
         )
         with autocast:
             logits = self.module(**inputs, use_cache=False, logits_to_keep=kept).logits
-        if packed:
-            return logits.squeeze(0)
-        index_T = response_positions(offsets, response_lengths)
-        row_T = torch.bucketize(index_T, offsets[1:], right=True)
-        column_T = index_T - offsets[row_T] - kept[0]
-        return logits[row_T, column_T]
+        return response_rows(logits, offsets, response_lengths, packed=packed)
 
     def local_state(self) -> dict[str, Any]:
         """This rank's shards by parameter name (no copy)."""

@@ -1,14 +1,14 @@
 """The loss that verl's engine calls: the method's terms, between verl's packing and one scalar.
 
-verl 0.9.1's distillation seam calls a loss function twice for each micro-batch: with
-`student_logits`, for values of single tokens, and with `model_output`, for the scalar. Between the
-two sits verl's unpacking. All arithmetic is in `losses/`.
+The engine calls the loss twice for each micro-batch: with `student_logits`, for values of single
+tokens, and with `model_output`, those values as jagged tensors, for the scalar. All arithmetic is
+in `losses/`.
 
 The loss of a step is `sum_t w_t * loss_t` over its terms, with weights w that sum to 1 over the
 whole step. So the sum over micro-batches and ranks is the same whatever their number. FSDP averages
 gradients over D ranks and a step has M mini-batches, so each share is multiplied by D and by M.
 
-Legend: B rows, T response tokens of the micro-batch, N all its tokens, V vocabulary.
+Legend: B rows, T response tokens of the micro-batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from caopd_verl.losses.batch import Head, ModelBatch, PolicyLoss, TokenBatch
 from caopd_verl.losses.importance import LOG_RATIO_LIMIT
 from caopd_verl.losses.terms import STUDENT_LOG_PROBS, LossTerm, Reduced, TokenValues
 from caopd_verl.types import CONFIDENCE_ROLES, Role
-from caopd_verl.verl_ext.engine import CaopdEngine, response_positions
+from caopd_verl.verl_ext.engine import CaopdEngine
 
 N_MINI_BATCHES = "n_mini_batches"
 # verl divides logits by its own `temperature` in their dtype; ours are divided in fp32, and verl
@@ -71,20 +71,19 @@ class MethodLoss:
             return self.token_values(student_logits, data)
         return self.reduce(model_output, data)
 
-    def token_values(self, student_logits_1NV: Tensor, data: TensorDict) -> dict[str, Tensor]:
-        """What the terms have to say of each token, scattered to the layout that verl unpacks.
+    def token_values(self, student_logits_TV: Tensor, data: TensorDict) -> TokenValues:
+        """What the terms have to say of each response token.
 
         Args:
-            student_logits_1NV: before any temperature, with gradient.
+            student_logits_TV: before any temperature, with gradient.
             data: the micro-batch.
 
         Returns:
-            fp32 (1, N) each, zero outside response positions.
+            fp32 [T] each.
         """
-        index_T = _response_index(data)
         batch = ModelBatch(
             **_token_fields(data, self.policy_loss),
-            student=Head(student_logits_1NV.squeeze(0)[index_T]),
+            student=Head(student_logits_TV),
             run_teacher=lambda: self._run_teacher(data),
             temperature=tu.get_non_tensor_data(data, SAMPLING_TEMPERATURE, None),
             chunk_tokens=self.chunk_tokens,
@@ -92,20 +91,14 @@ class MethodLoss:
         values: TokenValues = {}
         for term in self.terms:
             values = {**term.token_values(batch), **values}
-        n_all = student_logits_1NV.shape[1]
-        scattered = {}
-        for name, value_T in values.items():
-            empty_N = torch.zeros(n_all, device=value_T.device)
-            scattered[name] = empty_N.index_put((index_T,), value_T.float()).unsqueeze(0)
-        return scattered
+        return values
 
     def reduce(
         self, model_output: Mapping[str, Any], data: TensorDict
     ) -> tuple[Tensor, dict[str, Metric]]:
         """The micro-batch's share of the loss, and sums for the logged means."""
-        index_T = _response_index(data)
         batch = TokenBatch(**_token_fields(data, self.policy_loss))
-        values = {name: value.values()[index_T] for name, value in model_output.items()}
+        values = {name: value.values() for name, value in model_output.items()}
         shares = [term.reduce(values, batch) for term in self.terms]
         loss = torch.stack([share.loss for share in shares]).sum()
         return loss, self._sums(values, batch, shares)
@@ -173,11 +166,6 @@ def _sampler_sums(values: TokenValues, batch: TokenBatch, sampled_T: Tensor) -> 
         "sampler_ratio": torch.where(sampled_T, ratio_T, nothing_T).sum(),
         "sampler_prob_diff": torch.where(sampled_T, gap_T, nothing_T).sum(),
     }
-
-
-def _response_index(data: TensorDict) -> Tensor:
-    lengths_B = data["responses"].offsets().diff()
-    return response_positions(data["input_ids"].offsets(), lengths_B)
 
 
 def _token_fields(data: TensorDict, policy_loss: PolicyLoss) -> dict[str, Any]:

@@ -8,6 +8,7 @@ way on the same mesh; here it is the teacher. A method without a divergence runs
 
 from __future__ import annotations
 
+import inspect
 import os
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,7 @@ class CaopdWorker(ActorRolloutRefWorker):
             initialize_global_process_group_ray(backend="gloo")
         super().init_model()
         self._name_weight_socket()
+        self._check_model()
         self._check_top_k()
         if self.ref is not None:
             self.actor.teacher = self.ref
@@ -113,6 +115,15 @@ class CaopdWorker(ActorRolloutRefWorker):
                 expected="verl 0.9.1's name, which GroupServer makes unique",
             )
         self.rollout.zmq_handle = self.rollout.zmq_handle.replace(job, f"-{run_id()}-")
+
+    def _check_model(self) -> None:
+        forward = inspect.signature(self.actor.engine.module.forward)
+        if "logits_to_keep" not in forward.parameters:
+            raise ConfigError(
+                f"{type(self.actor.engine.module).__name__} does not take `logits_to_keep`",
+                where="actor_rollout_ref.model.path",
+                expected="a causal language model of transformers whose forward has it",
+            )
 
     def _check_top_k(self) -> None:
         vocabulary = self.actor.engine.module.config.vocab_size

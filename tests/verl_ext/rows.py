@@ -126,6 +126,7 @@ def loss_of(
     from verl.utils import tensordict_utils as tu
 
     from caopd_verl.verl_ext import codec
+    from caopd_verl.verl_ext.engine import response_positions
     from caopd_verl.verl_ext.loss import N_MINI_BATCHES, SAMPLING_TEMPERATURE, MethodLoss
 
     student, teacher = tables
@@ -144,10 +145,11 @@ def loss_of(
         teacher_tokens=1000,
     )
     ids = data["input_ids"]
-    values = loss(student_logits=student[ids.values()].unsqueeze(0), data=data)
-    assert all(value.shape == (1, len(ids.values())) for value in values.values())
+    positions = response_positions(ids.offsets(), offsets.diff())
+    values = loss(student_logits=student[ids.values()[positions]], data=data)
+    assert all(value.shape == positions.shape for value in values.values())
     output = {
-        name: torch.nested.nested_tensor_from_jagged(value.squeeze(0), ids.offsets())
+        name: torch.nested.nested_tensor_from_jagged(value, offsets)
         for name, value in values.items()
     }
     return loss(model_output=output, data=data)

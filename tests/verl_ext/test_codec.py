@@ -142,6 +142,24 @@ def test_the_head_is_run_where_responses_are_predicted(packed):
         assert found == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_the_rows_of_its_logits_are_those_before_each_response_token(packed):
+    from caopd_verl.verl_ext.engine import kept_positions, response_rows
+
+    lengths, responses = [6, 3, 7], torch.tensor([3, 1, 2])
+    offsets = torch.tensor([0, 6, 9, 16])
+    rows = [torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in lengths]
+    kept = kept_positions(offsets, responses, packed=packed)
+    if packed:
+        logits = torch.cat(rows)[kept].unsqueeze(0)
+    else:
+        logits = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[:, kept]
+        assert kept[0] == 1  # the first column that any row needs
+    found = response_rows(logits, offsets, responses, packed=packed)
+    expected = [row[-1 - int(n) : -1] for row, n in zip(rows, responses, strict=True)]
+    assert torch.equal(found, torch.cat(expected))
+
+
 @pytest.mark.parametrize(
     ("lengths", "max_tokens", "packed", "expected"),
     [
