@@ -19,22 +19,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from caopd_verl.cascade.cascade_cli import COMMANDS as CASCADE_COMMANDS
 from caopd_verl.errors import CaopdError
 from caopd_verl.evaluation import eval_cli as commands
-from caopd_verl.evaluation.sources import BACKENDS
 from caopd_verl.integrations.card_cli import COMMANDS as INTEGRATION_COMMANDS
 
-
-def _vllm() -> Any:
-    from caopd_verl.verl_ext.vllm_offline import VllmBackend
-
-    return VllmBackend
-
-
-BACKENDS["vllm"] = _vllm
 OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 
 

@@ -13,6 +13,7 @@ from caopd_verl.evaluation.metrics.summary import counts, load_columns, summariz
 from caopd_verl.evaluation.rows.row import Job, jobs_of, make_row, prompt_hash
 from caopd_verl.evaluation.rows.store import RowStore, read_settings, write_json
 from caopd_verl.evaluation.settings import DEFAULTS, Endpoint, Local, Sampling, Summary
+from caopd_verl.evaluation.sources import BACKENDS, load_backend
 from caopd_verl.types import Example
 
 METRICS = "metrics.json"
@@ -125,8 +126,6 @@ def _evaluate_endpoint(request: Request) -> dict[str, Any]:
 
 
 def _evaluate_local(request: Request) -> dict[str, Any]:
-    from caopd_verl.evaluation.sources import BACKENDS
-
     if not request.model:
         raise ConfigError(
             "there is nothing to evaluate", where="--model", expected="a checkpoint, or --responses"
@@ -152,7 +151,7 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
         jobs, left = _jobs(request, store)
         run = _last_run(store.folder)
         if left:
-            backend = BACKENDS[request.backend]()(
+            backend = load_backend(request.backend)(
                 request.model, sampling=request.sampling, local=request.local
             )
             with Progress(len(jobs), len(jobs) - len(left), request.progress) as bar:

@@ -1,17 +1,23 @@
-"""Where responses come from: a file of finished ones, an OpenAI-compatible endpoint, a local checkpoint."""
+"""Where responses come from: a file of finished ones, an OpenAI-compatible endpoint, a checkpoint.
+
+A backend answers questions with a checkpoint. It is built from a model's name with `sampling` and
+`local` settings, and has `batches`, `generate` and `report`, as `local.TransformersBackend` does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from caopd_verl.plugins import load_object
 
-def _transformers() -> Any:
-    from caopd_verl.evaluation.sources.local import TransformersBackend
+# `--backend` -> its class. Strings, because endpoints and files must work without torch and vLLM,
+# and because this layer may not import the one that holds vLLM's.
+BACKENDS: dict[str, str] = {
+    "transformers": "caopd_verl.evaluation.sources.local:TransformersBackend",
+    "vllm": "caopd_verl.verl_ext.vllm_offline:VllmBackend",
+}
 
-    return TransformersBackend
 
-
-# Name -> a function that imports and returns the class, so that endpoints and files need no torch. Backends from other
-# layers (vLLM's, in `verl_ext`) are entered by the entry point.
-BACKENDS: dict[str, Callable[[], Any]] = {"transformers": _transformers}
+def load_backend(name: str) -> Any:
+    """The class of a backend; `name` is a key of `BACKENDS`."""
+    return load_object(BACKENDS[name], where="--backend")
