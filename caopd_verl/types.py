@@ -23,8 +23,15 @@ CountsAs = Literal["row", "tokens"]
 class Example:
     """One question of a task, as every loader returns it.
 
-    `answer` is the gold answer in the form that the verifier named `verifier` takes; `where` is
-    `file:line` of the row (or `generated:seed=3:index=17`) and is what error messages name.
+    Attributes:
+        id: unique in its file.
+        messages: the prompt, confidence instruction included.
+        answer: the gold answer, in the form that the verifier takes.
+        verifier: name of the verifier, see `verifiers.get_verifier`.
+        source: the data set that it comes from; metrics are grouped by it.
+        where: `file:line` of the row (or `generated:seed=3:index=17`); error messages name it.
+        meta: what else its loader keeps of the row, as JSON values.
+        demonstration: a worked solution in the form of a response; None where the row gives none.
     """
 
     id: str
@@ -34,7 +41,7 @@ class Example:
     source: str
     where: str
     meta: dict[str, Any] = field(default_factory=dict)
-    demonstration: str | None = None  # a worked solution, in the form of a response
+    demonstration: str | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "core": BASE,
     "losses": BASE,
-    "verifiers": BASE | {"core"},
+    "verifiers": BASE | {"plugins", "core"},
     "data": BASE | {"core", "verifiers"},
     "evaluation": BASE | {"plugins", "core", "config", "verifiers", "data"},
     "cascade": BASE | {"core", "config", "verifiers", "data", "evaluation"},

@@ -1,19 +1,22 @@
-"""The procedural arithmetic task of the CPU demo: additions of operands with one to three digits.
+"""The generated arithmetic task of the CPU demo: additions of operands with one to three digits.
 
-User message: `12+34=?`, a line break, and the paper's confidence instruction (the same text as in every other task,
-T28). Response asked for: the sum alone on the first line, the confidence on the second, without further working:
+User message: `12+34=?`, a line break, and the paper's confidence instruction, the same text as in
+every other task. Response asked for: the sum alone on the first line, the confidence on the second,
+without further working:
 
     46
     Confidence: 0.88
 
-Gold answer: the sum in decimal digits (`"46"`), verifier `arithmetic`. The mixture of difficulties (`LEVELS`: digits
-of the two operands, from `7+38=?` to `764+989=?`) spreads a weak model's accuracy per prompt over 0..1, which a
-calibrated confidence has to follow.
+Gold answer: the sum in decimal digits (`"46"`), verifier `arithmetic`. The mixture of difficulties
+(`LEVELS`: digits of the two operands, from `7+38=?` to `764+989=?`) spreads a weak model's accuracy
+per prompt over 0..1, which a calibrated confidence has to follow.
 
-The splits are disjoint by construction: the split of a question is a function of a hash of its two operands without
-their order, so `12+34` and `34+12` never fall into different splits, whatever `n` and `seed` are.
+The splits are disjoint by construction: the split of a question is a function of a hash of its two
+operands without their order. So `12+34` and `34+12` never fall into different splits, whatever `n`
+and `seed` are.
 
-    python -c "from caopd_verl.data.additions import generate; print(generate(n=3, seed=0, split='test'))"
+    python -c "from caopd_verl.data.additions import generate as make
+    print(make(n=3, seed=0, split='test'))"
 """
 
 from __future__ import annotations
@@ -27,26 +30,23 @@ from caopd_verl.errors import ConfigError
 from caopd_verl.types import Example
 
 Split = Literal["train", "test", "val"]
+Digits = tuple[int, int]  # of one operand and of the other
 
 SOURCE = "arithmetic"
 VERIFIER = "arithmetic"
-# (digits of one operand, digits of the other) -> share of the questions; the order of the two is drawn at random.
-LEVELS: dict[tuple[int, int], float] = {
-    (1, 2): 0.12,
-    (2, 2): 0.18,
-    (1, 3): 0.30,
-    (2, 3): 0.25,
-    (3, 3): 0.15,
-}
+# Share of the questions; which operand comes first is drawn at random.
+LEVELS: dict[Digits, float] = {(1, 2): 0.12, (2, 2): 0.18, (1, 3): 0.30, (2, 3): 0.25, (3, 3): 0.15}
 # Share of the operand pairs that each split holds, in per cent; the train split has the rest.
 _PERCENT = {"test": 20, "val": 10}
+# A split that is nearly used up gives seen pairs only: this many in a row are taken for its end.
 _MAX_TRIES_PER_QUESTION = 200
 
 
 def split_of(a: int, b: int) -> Split:
-    """The split to which the question `a+b` belongs; symmetric in the operands, independent of any seed."""
+    """The split to which `a+b` belongs; symmetric in the operands, independent of any seed."""
     low, high = sorted((a, b))
-    bucket = int.from_bytes(hashlib.sha256(f"{low}+{high}".encode()).digest()[:4], "big") % 100
+    digest = hashlib.sha256(f"{low}+{high}".encode()).digest()
+    bucket = int.from_bytes(digest[:4], "big") % 100
     if bucket < _PERCENT["test"]:
         return "test"
     return "val" if bucket < _PERCENT["test"] + _PERCENT["val"] else "train"
@@ -57,11 +57,23 @@ def question_text(a: int, b: int) -> str:
     return f"{a}+{b}=?\n{CONFIDENCE_INSTRUCTION}"
 
 
+def draw_level(rng: random.Random, mixture: dict[Digits, float]) -> Digits:
+    """One key of the mixture, with its share as probability."""
+    levels, shares = list(mixture), list(mixture.values())
+    return rng.choices(levels, weights=shares)[0]
+
+
+def draw_number(rng: random.Random, digits: int) -> int:
+    """A number of that many digits, uniform, without leading zeros; 0 is a number of one digit."""
+    smallest = 10 ** (digits - 1) if digits > 1 else 0
+    return rng.randrange(smallest, 10**digits)
+
+
 def draw_operands(rng: random.Random, split: Split) -> tuple[int, int]:
-    """One pair of operands of `split`, drawn from the mixture `LEVELS` (digits uniform, no leading zero)."""
-    digits = rng.choices(list(LEVELS), weights=list(LEVELS.values()))[0]
+    """One pair of operands of `split`, drawn from the mixture `LEVELS`."""
+    level = draw_level(rng, LEVELS)
     while True:
-        pair = [rng.randrange(10 ** (d - 1) if d > 1 else 0, 10**d) for d in digits]
+        pair = [draw_number(rng, digits) for digits in level]
         if rng.random() < 0.5:
             pair.reverse()
         if split_of(*pair) == split:
@@ -73,11 +85,13 @@ def generate(*, n: int, seed: int, split: Split) -> list[Example]:
 
     Args:
         n: number of questions, at least 1.
-        seed: of the questions' choice and order; questions of different splits differ whatever the seeds are.
+        seed: of the questions' choice and order; questions of different splits differ whatever the
+            seeds are.
         split: "train", "test" or "val" (70, 20 and 10 per cent of the operand pairs).
 
     Raises:
-        ConfigError: `n` below 1 or beyond the distinct questions that the split can give, or an unknown split.
+        ConfigError: `n` below 1 or beyond the distinct questions that the split can give, or an
+            unknown split.
     """
     if split not in get_args(Split):
         raise ConfigError(
@@ -95,18 +109,20 @@ def generate(*, n: int, seed: int, split: Split) -> list[Example]:
     for index in range(n):
         a, b = _draw_unseen(rng, split, seen, n)
         seen.add((a, b))
-        examples.append(
-            Example(
-                id=f"{SOURCE}-{a}+{b}",
-                messages=[{"role": "user", "content": question_text(a, b)}],
-                answer=str(a + b),
-                verifier=VERIFIER,
-                source=SOURCE,
-                where=f"generated:split={split}:seed={seed}:index={index}",
-                meta={"operands": [a, b]},
-            )
-        )
+        examples.append(_example(a, b, f"generated:split={split}:seed={seed}:index={index}"))
     return examples
+
+
+def _example(a: int, b: int, where: str) -> Example:
+    return Example(
+        id=f"{SOURCE}-{a}+{b}",
+        messages=[{"role": "user", "content": question_text(a, b)}],
+        answer=str(a + b),
+        verifier=VERIFIER,
+        source=SOURCE,
+        where=where,
+        meta={"operands": [a, b]},
+    )
 
 
 def _draw_unseen(

@@ -16,19 +16,19 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, Row]]:
     """Yield `(where, row)` for each non-blank line; `where` is `path:line`, counted from 1.
 
     Raises:
-        DataError: the file can't be read or holds no row; a line is not UTF-8, not JSON, or not a JSON object.
+        DataError: the file can't be read or holds no row; a line is not UTF-8, not JSON, or not a
+            JSON object.
     """
     found = False
+    # At \n alone: str.splitlines also splits at U+2028 and others, which JSON strings may hold.
     for number, line in enumerate(_read_bytes(path).split(b"\n"), start=1):
         if not line.strip():
             continue
         found, where = True, f"{path}:{number}"
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        # UnicodeDecodeError and JSONDecodeError are ValueErrors.
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"the line is not JSON ({error})",
                 where=where,
@@ -47,7 +47,11 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, Row]]:
 
 
 def read_json(path: str | Path) -> Any:
-    """The whole file as one JSON value. Raises `DataError` where it can't be read or is no JSON, naming the line."""
+    """The whole file as one JSON value.
+
+    Raises:
+        DataError: naming the line, where the file can't be read or is no JSON.
+    """
     data = _read_bytes(path)
     try:
         return json.loads(data.decode("utf-8-sig"))
@@ -60,7 +64,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def text_field(row: Mapping[str, Any], key: str, *, where: str) -> str:
-    """The non-blank string under `key`. Raises `DataError` where it is missing, of another type or blank."""
+    """The string under `key`. Raises `DataError` where it is missing, of another type or blank."""
     value = row.get(key)
     if isinstance(value, str) and value.strip():
         return value
@@ -75,12 +79,21 @@ def text_field(row: Mapping[str, Any], key: str, *, where: str) -> str:
     )
 
 
+def optional_text(row: Mapping[str, Any], key: str, *, where: str) -> str | None:
+    """The string under `key`; None where the key is missing or null.
+
+    Raises:
+        DataError: the value is blank or of another type.
+    """
+    return None if row.get(key) is None else text_field(row, key, where=where)
+
+
 def identifier(row: Mapping[str, Any], key: str, *, where: str) -> str:
-    """The row's id under `key` as text. Raises `DataError` unless it is an integer or a non-empty string."""
+    """The row's id under `key`, as text. Raises `DataError` unless it is an integer or a string."""
     value = row.get(key)
-    if (isinstance(value, str) and value.strip()) or (
-        isinstance(value, int) and not isinstance(value, bool)
-    ):
+    is_text = isinstance(value, str) and bool(value.strip())
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if is_text or is_integer:
         return str(value)
     raise DataError(
         f"the row has no usable {key!r} ({value!r})", where=where, expected="an integer or a string"

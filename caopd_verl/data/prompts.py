@@ -1,12 +1,15 @@
-"""The confidence instruction, and the one place of each source's prompt that it goes into (trap T28).
+"""The confidence instruction, and the one place of each source's prompt that it goes into.
 
-Student, teacher, baselines and evaluation all start from `Example.messages`, so an instruction placed here by the
-loaders is the same in all of them. The wording is the paper's (appendix B.2); the CaOPD repository uses another one.
+Student, teacher, baselines and evaluation all start from `Example.messages`, so that an instruction
+which the loaders place is the same in all of them: figures of two methods that were asked in
+different words can't be compared. The wording is the paper's (appendix B.2); the CaOPD repository
+uses another one.
 
-* Science: inside the response format that the system message describes, on the line after the answer tag, so that the
-  answer comes first and the confidence is about it.
+* Science: inside the response format that the system message describes, on the line after the
+  answer tag, so that the answer comes first and the confidence is about it.
 * Tool use: as the last line of the response format, before the line `Begin!`.
-* Own data: where the text says `{confidence_instruction}`, otherwise at the end of the last user message.
+* Own data: where the text says `{confidence_instruction}`, otherwise at the end of the last user
+  message.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ from caopd_verl.errors import DataError
 from caopd_verl.types import Messages
 
 CONFIDENCE_INSTRUCTION = (
-    "Confidence: your confidence level (0.0-1.0) regarding your answer, must be in numerical format, "
-    "no other words or explanation."
+    "Confidence: your confidence level (0.0-1.0) regarding your answer, "
+    "must be in numerical format, no other words or explanation."
 )
 PLACEHOLDER = "{confidence_instruction}"
 ANSWER_END = "</answer>"
 FORMAT_ANCHOR = "following format"
+# At the start of a line only: "Begin!" may also stand in the documentation of a tool.
 _BEGIN = re.compile(r"^Begin!", re.MULTILINE)
 
 
@@ -32,7 +36,7 @@ def has_instruction(messages: Messages) -> bool:
 
 
 def science_system(system: str, *, where: str) -> str:
-    """A science system prompt with the instruction after the first answer tag of its response format.
+    """A science system prompt with the instruction after the answer tag of its response format.
 
     Raises:
         DataError: no response format with an `</answer>` in it.
@@ -71,13 +75,17 @@ def tool_prompt(prompt: str, *, where: str) -> str:
 def own_messages(messages: Messages) -> Messages:
     """Messages of a user's own data with the instruction, once.
 
-    Every `{confidence_instruction}` is replaced. Where there is none, and no message holds the instruction already, the
-    last user message gets it as its last line. The messages given are not changed; there must be a user message.
+    Every `{confidence_instruction}` is replaced. Where there is none, and no message holds the
+    instruction already, the last user message gets it as its last line.
+
+    Args:
+        messages: with at least one user message; they are not changed.
     """
     messages = [dict(message) for message in messages]
     if any(PLACEHOLDER in message["content"] for message in messages):
         for message in messages:
-            message["content"] = message["content"].replace(PLACEHOLDER, CONFIDENCE_INSTRUCTION)
+            text = message["content"]
+            message["content"] = text.replace(PLACEHOLDER, CONFIDENCE_INSTRUCTION)
         return messages
     if has_instruction(messages):
         return messages

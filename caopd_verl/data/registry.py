@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from caopd_verl.data import additions
 from caopd_verl.data.jsonl import load_jsonl
 from caopd_verl.data.sciknoweval import load_sciknoweval
 from caopd_verl.data.splits import subsample, validation_split
@@ -39,16 +40,18 @@ def load_task(
         name: one of `TASKS`.
         path: the file of a file task; None for a generated one.
         seed: of generated questions, of the validation split and of the choice of `n` rows.
-        n: number of examples; None for all of the file (a generated task needs a number). A request for more than
-            there are is an error.
-        split: "test" is the whole file. "train" and "val" are the two parts of the file that `validation_fraction`
-            makes (T32); without it, "train" is the whole file and "val" an error. Generated tasks have splits too.
+        n: number of examples; None for all of the file (a generated task needs a number). A request
+            for more than there are is an error.
+        split: "test" is the whole file. "train" and "val" are the two parts of the file that
+            `validation_fraction` makes; without it, "train" is the whole file and "val" an error.
+            Generated tasks have splits too.
         validation_fraction: the share of the prompts that the validation split gets, in (0, 1).
-        options: go to the loader (`placeholders` and `verifier` for toolalpaca, `verifier` for jsonl).
+        options: go to the loader: `placeholders` and `verifier` for toolalpaca, `verifier` for
+            jsonl.
 
     Raises:
-        ConfigError: unknown task, split or option; `path`, `n` or `validation_fraction` missing, superfluous or out of
-            range.
+        ConfigError: unknown task, split or option; `path`, `n` or `validation_fraction` missing,
+            superfluous or out of range.
         DataError: a row that can't be used, naming `file:line`.
     """
     if name not in TASKS:
@@ -90,9 +93,8 @@ def _generate(
     validation_fraction: float | None,
     options: dict[str, Any],
 ) -> list[Example]:
-    from caopd_verl.data import additions as arithmetic
-
-    for key, value in {"path": path, "validation_fraction": validation_fraction, **options}.items():
+    refused = {"path": path, "validation_fraction": validation_fraction, **options}
+    for key, value in refused.items():
         if value is not None:
             raise ConfigError(
                 f"the task {name!r} is generated and takes no {key!r}",
@@ -103,7 +105,7 @@ def _generate(
         raise ConfigError(
             f"the task {name!r} is generated and needs a number of questions", where="n"
         )
-    return arithmetic.generate(n=n, seed=seed, split=split)
+    return additions.generate(n=n, seed=seed, split=split)
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
@@ -113,5 +115,5 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
             raise ConfigError(
                 f"the task {name!r} has no option {key!r}",
                 where=key,
-                expected="one of " + ", ".join(allowed) if allowed else "no options",
+                expected=f"one of {', '.join(allowed)}" if allowed else "no options",
             )

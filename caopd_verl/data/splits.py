@@ -1,8 +1,8 @@
-"""A validation split out of the training rows (trap T32), and a check that splits share no prompt.
+"""A validation split out of the training rows, and a check that splits share no prompt.
 
-The paper's test sets have 68 and 210 rows; choosing a checkpoint by them biases the result by more than the differences
-that it reports. So a validation split comes out of train: deterministic, independent of the rows' order, with equal
-prompts always on the same side.
+The paper's test sets have 68 and 210 rows: choosing the best checkpoint by them biases the result
+by more than the differences that are reported. So a validation split comes out of train. It is
+deterministic, independent of the rows' order, and equal prompts are always on the same side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def validation_split(
 ) -> tuple[list[Example], list[Example]]:
     """Split into `(train, validation)`, both in the order of `examples`.
 
-    Each distinct prompt gets a rank from a hash of seed and text; the first `ceil(fraction * prompts)` are validation.
+    Each distinct prompt gets a rank from a hash of seed and text; the first
+    `ceil(fraction * prompts)` are validation.
 
     Raises:
         ConfigError: `fraction` outside (0, 1), or so that one side would be empty.
@@ -39,21 +40,27 @@ def validation_split(
         )
     keys = [prompt_key(example) for example in examples]
     ranked = _ranked(set(keys), seed)
+    # Less a rounding error: 0.07 * 100 is 7.000000000000001, which must give 7 and not 8.
     n_validation = math.ceil(fraction * len(ranked) - 1e-9)
     if not 0 < n_validation < len(ranked):
         raise ConfigError(
-            f"{n_validation} of {len(ranked)} prompts would be the validation split, which leaves a side empty",
+            f"a validation split of {n_validation} of {len(ranked)} prompts leaves a side empty",
             where="validation_fraction",
             fix="use more rows or another fraction",
         )
     chosen = set(ranked[:n_validation])
-    train = [example for example, key in zip(examples, keys, strict=True) if key not in chosen]
-    validation = [example for example, key in zip(examples, keys, strict=True) if key in chosen]
+    train: list[Example] = []
+    validation: list[Example] = []
+    for example, key in zip(examples, keys, strict=True):
+        side = validation if key in chosen else train
+        side.append(example)
     return train, validation
 
 
 def subsample(examples: Sequence[Example], *, n: int, seed: int) -> list[Example]:
-    """`n` of the examples in their order, chosen by a hash of seed and id; smaller `n` give subsets of larger ones.
+    """`n` of the examples in their order, chosen by a hash of seed and id.
+
+    The examples of a smaller `n` are a subset of those of a larger one.
 
     Raises:
         ConfigError: `n` below 1 or above the number of examples.
@@ -64,20 +71,28 @@ def subsample(examples: Sequence[Example], *, n: int, seed: int) -> list[Example
             where="n",
             expected=f"between 1 and the {len(examples)} that there are",
         )
-    chosen = set(_ranked({example.id for example in examples}, seed)[:n])
+    ids = {example.id for example in examples}
+    chosen = set(_ranked(ids, seed)[:n])
     return [example for example in examples if example.id in chosen]
 
 
 def check_disjoint(
     first: Sequence[Example], second: Sequence[Example], *, names: tuple[str, str]
 ) -> None:
-    """Raise `DataError`, naming both places, at the first prompt that `first` and `second` share."""
+    """Raise `DataError`, naming both places, at the first prompt that both splits hold.
+
+    Args:
+        first: the examples of one split.
+        second: those of the other.
+        names: what the message calls the two.
+    """
     seen = {prompt_key(example): example for example in first}
     shared = [example for example in second if prompt_key(example) in seen]
     if shared:
         twin = seen[prompt_key(shared[0])]
+        elsewhere = f"in the {names[0]} split too, at {twin.where}"
         raise DataError(
-            f"the prompt is in the {names[0]} split too, at {twin.where} ({len(shared)} shared prompts in all)",
+            f"the prompt is {elsewhere} ({len(shared)} shared prompts in all)",
             where=f"{shared[0].where} ({names[1]})",
             expected="splits without common prompts",
             fix="remove the shared rows from one of the splits",
@@ -85,4 +100,7 @@ def check_disjoint(
 
 
 def _ranked(texts: set[str], seed: int) -> list[str]:
-    return sorted(texts, key=lambda text: hashlib.sha256(f"{seed}\n{text}".encode()).digest())
+    def rank(text: str) -> bytes:
+        return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
+
+    return sorted(texts, key=rank)

@@ -1,24 +1,31 @@
-"""ToolAlpaca tool use, from SDPO's rows (one JSON object a line) or from ToolAlpaca's own evaluation file.
+"""ToolAlpaca tool use, from SDPO's rows or from ToolAlpaca's own evaluation file.
 
-Rows: keys `idx`, `answer` (JSON list of calls), `prompt` (documentation, format and question), `system` (null).
-Evaluation file (https://github.com/tangqiaoyu/ToolAlpaca, `eval_simulated.json`): one JSON list of APIs, each with
-`Name`, `Description`, `Function_Description`, `Instructions` and `Golden_Answers`; the prompt is built with the same
-template, word for word the one of the rows (a test compares them). Some of its gold answers hold placeholders such as
-`{"animeId": ${animeId from searchAnime}}`, which depend on the result of an earlier call and can't be verified from one
-response; the rows leave those questions out.
+Rows (one JSON object a line): `idx`, `answer` (JSON list of calls), `prompt` (documentation, format
+and question), `system` (null); other keys are ignored. The data set's rows hold no worked solution;
+where you have one, add it as `demonstration`, the text of a response.
+
+Evaluation file (https://github.com/tangqiaoyu/ToolAlpaca, `eval_simulated.json`): one JSON list of
+APIs, each with `Name`, `Description`, `Function_Description`, `Instructions` and `Golden_Answers`.
+The prompt is built with the template of the rows, word for word (a test compares them). Some of its
+gold answers hold placeholders such as `{"animeId": ${animeId from searchAnime}}`, which depend on
+the result of an earlier call and can't be verified from one response; the rows leave those
+questions out.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from caopd_verl.data.json_rows import (
     Row,
     UniqueIds,
     identifier,
+    optional_text,
     read_json,
     read_json_lines,
     text_field,
@@ -27,6 +34,9 @@ from caopd_verl.data.prompts import tool_prompt
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.types import Example
 from caopd_verl.verifiers import get_verifier
+
+Placeholders = Literal["error", "exclude"]
+ToolVerifier = Literal["tool_call", "tool_call_first"]
 
 SOURCE = "tooluse"
 # The blank at the end of the first line is the data's.
@@ -49,28 +59,32 @@ Question: {question}"""
 def load_toolalpaca(
     path: str | Path,
     *,
-    placeholders: Literal["error", "exclude"] = "error",
-    verifier: Literal["tool_call", "tool_call_first"] = "tool_call",
+    placeholders: Placeholders = "error",
+    verifier: ToolVerifier = "tool_call",
 ) -> list[Example]:
-    """All questions of `path`, in order, as one user message with the confidence instruction before `Begin!`.
+    """All questions of `path`, in order, each as one user message.
+
+    The confidence instruction is in front of `Begin!`.
 
     Args:
         path: a file of rows, or ToolAlpaca's evaluation file (recognised by its being a JSON list).
-        placeholders: what to do with a question of the evaluation file whose gold answer holds a placeholder: an error,
-            or leave it out and say how many were in one `UserWarning`. Rows know no placeholders.
+        placeholders: what to do with a question of the evaluation file whose gold answer holds a
+            placeholder: an error, or leave it out and say how many were in one `UserWarning`. Rows
+            know no placeholders.
         verifier: the verifier's name; `tool_call_first` compares the first call alone.
 
     Raises:
         ConfigError: an unknown `placeholders` or `verifier`.
-        DataError: naming `file:line` (rows) or `file:API:question` (evaluation file), for broken JSON, a missing field,
-            a gold answer without calls or with an unreadable input, an id used before, a prompt without `Begin!`, a
-            `system` that is not null.
+        DataError: naming `file:line` (rows) or `file:API:question` (evaluation file), for broken
+            JSON, a missing field, a gold answer without calls or with an unreadable input, an id
+            used before, a prompt without `Begin!`, a `system` that is not null, a `demonstration`
+            that is no text.
     """
-    if placeholders not in ("error", "exclude"):
+    if placeholders not in get_args(Placeholders):
         raise ConfigError(
             f"unknown choice {placeholders!r}", where="placeholders", expected="error or exclude"
         )
-    if verifier not in ("tool_call", "tool_call_first"):
+    if verifier not in get_args(ToolVerifier):
         raise ConfigError(
             f"unknown verifier {verifier!r}",
             where="verifier",
@@ -81,34 +95,36 @@ def load_toolalpaca(
     ids = UniqueIds()
     examples = []
     for where, row in read_json_lines(path):
-        id_ = identifier(row, "idx", where=where)
-        if row.get("system") is not None:
-            raise DataError(
-                "'system' is not null",
-                where=where,
-                expected="null: the prompt holds the whole task",
-            )
-        prompt, answer = (
-            text_field(row, "prompt", where=where),
-            text_field(row, "answer", where=where),
-        )
-        examples.append(_example(id_, prompt, answer, verifier, where, {}))
-        ids.add(examples[-1].id, where)
+        example = _from_row(row, verifier, where)
+        ids.add(example.id, where)
+        examples.append(example)
     return examples
 
 
-def _example(
-    id_: str, prompt: str, answer: str, verifier: str, where: str, meta: dict[str, Any]
-) -> Example:
+def _from_row(row: Row, verifier: str, where: str) -> Example:
+    id_ = identifier(row, "idx", where=where)
+    if row.get("system") is not None:
+        raise DataError(
+            "'system' is not null",
+            where=where,
+            expected="null: the prompt holds the whole task",
+        )
+    prompt = text_field(row, "prompt", where=where)
+    answer = text_field(row, "answer", where=where)
+    example = _example(id_, prompt, answer, verifier, where)
+    return replace(example, demonstration=optional_text(row, "demonstration", where=where))
+
+
+def _example(id_: str, prompt: str, answer: str, verifier: str, where: str) -> Example:
     get_verifier(verifier).check_gold(answer, where)
+    user = {"role": "user", "content": tool_prompt(prompt, where=where)}
     return Example(
         id=f"{SOURCE}-{id_}",
-        messages=[{"role": "user", "content": tool_prompt(prompt, where=where)}],
+        messages=[user],
         answer=answer,
         verifier=verifier,
         source=SOURCE,
         where=where,
-        meta=meta,
     )
 
 
@@ -122,10 +138,53 @@ def _is_list(path: str | Path) -> bool:
         ) from None
 
 
-def _from_apis(path: str | Path, placeholders: str, verifier: str) -> list[Example]:
+@dataclass(frozen=True)
+class _Question:
+    """One question of the evaluation file: the API that it is about, its number there, its gold."""
+
+    api: Row
+    api_name: str
+    index: int
+    text: str
+    calls: Any
+    where: str
+
+
+def _from_apis(path: str | Path, placeholders: Placeholders, verifier: str) -> list[Example]:
     examples: list[Example] = []
     excluded = 0
     ids = UniqueIds()
+    for question in _questions(path):
+        if placeholders == "exclude" and _has_placeholder(question.calls):
+            excluded += 1
+            continue
+        example = _from_question(question, verifier)
+        ids.add(example.id, question.where)
+        examples.append(example)
+    if excluded:
+        n_questions = excluded + len(examples)
+        what = f"left out {excluded} of {n_questions} questions with placeholders"
+        warnings.warn(f"{path}: {what} in the gold answer", stacklevel=3)
+    if not examples:
+        raise DataError("the file holds no questions", where=str(path))
+    return examples
+
+
+def _from_question(question: _Question, verifier: str) -> Example:
+    api, where = question.api, question.where
+    prompt = _PROMPT.format(
+        name=question.api_name,
+        description=text_field(api, "Description", where=where),
+        documentation=_documentation(api, where),
+        question=question.text,
+    )
+    answer = json.dumps(question.calls, ensure_ascii=False)
+    name = f"{question.api_name}-{question.index}"
+    example = _example(name, prompt, answer, verifier, where)
+    return replace(example, meta={"api": question.api_name, "question": question.index})
+
+
+def _questions(path: str | Path) -> Iterator[_Question]:
     for number, api in enumerate(read_json(path)):
         where = f"{path}:API {number}"
         if not isinstance(api, dict):
@@ -134,62 +193,37 @@ def _from_apis(path: str | Path, placeholders: str, verifier: str) -> list[Examp
             )
         name = text_field(api, "Name", where=where)
         where = f"{where} ({name})"
-        for i, (question, calls) in enumerate(_questions(api, where)):
-            place = f"{where}:question {i}"
-            if placeholders == "exclude" and _has_placeholder(calls):
-                excluded += 1
-                continue
-            prompt = _PROMPT.format(
-                name=name,
-                description=text_field(api, "Description", where=where),
-                documentation=_documentation(api, where),
-                question=question,
-            )
-            answer = json.dumps(calls, ensure_ascii=False)
-            examples.append(
-                _example(
-                    f"{name}-{i}", prompt, answer, verifier, place, {"api": name, "question": i}
-                )
-            )
-            ids.add(examples[-1].id, place)
-    if excluded:
-        warnings.warn(
-            f"{path}: left out {excluded} of {excluded + len(examples)} questions with placeholders in the gold answer",
-            stacklevel=3,
-        )
-    if not examples:
-        raise DataError("the file holds no questions", where=str(path))
-    return examples
+        for i, (text, calls) in enumerate(_texts_and_calls(api, where)):
+            yield _Question(api, name, i, text, calls, f"{where}:question {i}")
 
 
-def _questions(api: Row, where: str) -> list[tuple[str, Any]]:
-    questions, golds = api.get("Instructions"), api.get("Golden_Answers")
-    if (
-        not isinstance(questions, list)
-        or not isinstance(golds, list)
-        or len(questions) != len(golds)
-    ):
+def _texts_and_calls(api: Row, where: str) -> list[tuple[str, Any]]:
+    texts, golds = api.get("Instructions"), api.get("Golden_Answers")
+    if not isinstance(texts, list) or not isinstance(golds, list) or len(texts) != len(golds):
         raise DataError(
             "'Instructions' and 'Golden_Answers' are not two lists of one length", where=where
         )
-    for i, question in enumerate(questions):
-        if not isinstance(question, str) or not question.strip():
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
             raise DataError(
                 "the question is empty",
                 where=f"{where}:question {i}",
                 expected="a non-empty string",
             )
-    return list(zip(questions, golds, strict=True))
+    return list(zip(texts, golds, strict=True))
 
 
 def _documentation(api: Row, where: str) -> str:
     functions = api.get("Function_Description")
-    if not isinstance(functions, dict) or not all(
-        isinstance(text, str) for text in functions.values()
-    ):
+    if not isinstance(functions, dict) or not _are_texts(functions.values()):
         raise DataError("'Function_Description' does not map names to texts", where=where)
     lines = [f"{name}: {text}" for name, text in functions.items() if name != "components"]
+    # The rows end with the components, which are no function and stand without a name.
     return "\n".join([*lines, functions.get("components", "")])
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _has_placeholder(calls: Any) -> bool:

@@ -1,10 +1,13 @@
-"""Multiple choice: the letter in the last closed `<answer>...</answer>` pair.
+"""Multiple choice: the letter in the last closed pair `<answer>...</answer>`.
 
-The rule, in full: of all pairs `<answer>text</answer>` whose text holds no `<` (tags in any case), the LAST one counts.
-Its text, with surrounding white space removed, must be a single letter; it is compared with the gold letter without
-regard to case. Anything else in the pair (`A.`, `(A)`, `A: 12 g/mol`) is `malformed`, as the prompt asks for the letter
-alone; an opened tag that is never closed is `malformed`; no tag at all is `no_answer`. This is the rule that CaOPD
-trains with (SDPO's differs in being case-sensitive and in reading an unclosed last tag), used here for evaluation too.
+Of all pairs `<answer>text</answer>` whose text holds no `<` (tags in any case), the last counts.
+Its text must be a single letter, white space around it aside, which is compared with the gold
+letter without regard to case. Anything else in the pair (`A.`, `(A)`, `A: 12 g/mol`) is
+`malformed`, since the prompt asks for the letter alone; so is a tag that is never closed. No tag at
+all is `no_answer`.
+
+This is the rule that the CaOPD repository trains with, used here for evaluation too. SDPO's rule
+differs: it is case-sensitive and reads an unclosed last tag.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ _GOLD = re.compile(r"[A-Z]")
 
 @dataclass(frozen=True)
 class MultipleChoiceVerifier:
-    """Verifier for lettered options. Gold answers: one upper-case letter (loaders check it against the options)."""
+    """Verifier for lettered options. Gold answers: one upper-case letter.
 
-    name: str = "multiple_choice"
+    Whether the letter is one of the row's options is checked by the loaders, which know them.
+    """
 
     def check_gold(self, answer: str, where: str) -> None:
         """Raise `DataError` unless `answer` is one upper-case letter."""
@@ -39,8 +43,16 @@ class MultipleChoiceVerifier:
                 fix="put the correct option's letter into the answer field",
             )
 
+    def demonstration(self, gold: str) -> str:
+        """`<answer>B</answer>`. Raises `DataError` as `check_gold` does."""
+        self.check_gold(gold, "gold answer to be shown")
+        return f"<answer>{gold}</answer>"
+
     def __call__(self, response: str, gold: str) -> Verdict:
-        """Judge `response`; `Verdict.answer` is the upper-cased letter, or the raw text of a malformed answer."""
+        """Judge `response`.
+
+        `Verdict.answer` is the letter in upper case, or the raw text of a malformed answer.
+        """
         self.check_gold(gold, "gold answer given to the multiple_choice verifier")
         text = None
         for match in _PAIR.finditer(response):

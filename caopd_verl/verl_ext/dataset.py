@@ -1,46 +1,53 @@
-"""From verl's data set and model folder to what this package works with."""
+"""From verl's data set and the model's folder to what this package works with."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from caopd_verl.types import Example
 
 
 def stop_ids_of(model_path: str, tokenizer: Any, *, trust_remote_code: bool) -> tuple[int, ...]:
-    """The eos ids at which vLLM stops by itself: the tokenizer's, and those of the generation config.
+    """The ids at which vLLM stops by itself, in ascending order.
 
-    Where a model has no generation config, vLLM makes one of the model's config.
+    They are the tokenizer's end-of-sequence id and those of the model's generation config. Where a
+    model has no generation config, vLLM makes one of the model's config.
     """
     from transformers import AutoConfig, GenerationConfig
 
     try:
         eos = GenerationConfig.from_pretrained(model_path).eos_token_id
     except OSError:  # no generation_config.json
-        eos = AutoConfig.from_pretrained(
-            model_path, trust_remote_code=trust_remote_code
-        ).eos_token_id
-    found = {tokenizer.eos_token_id, *(eos if isinstance(eos, (list, tuple)) else (eos,))}
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
+        eos = config.eos_token_id
+    model_ids = eos if isinstance(eos, (list, tuple)) else (eos,)
+    found = {tokenizer.eos_token_id, *model_ids}
     return tuple(sorted(found - {None}))
 
 
 def example_of(row: Any) -> Example:
-    """A row of verl's data set as our Example (the inverse of `data.verl_rows.to_verl_rows`)."""
+    """A row of verl's data set as an `Example`: the inverse of `data.verl_rows.to_verl_rows`.
 
-    def get(key: str) -> Any:
-        value = row[key]
-        return (
-            value.data
-            if hasattr(value, "data") and not isinstance(value, (dict, list, str))
-            else value
-        )
-
-    info = get("extra_info")
+    Args:
+        row: one row of verl's `RLHFDataset`, or of the TensorDict that verl makes of several.
+    """
+    info = _plain(row["extra_info"])
+    # verl's data set gives the messages under this name; `prompt` is the column of the file.
+    messages = [dict(message) for message in _plain(row["raw_prompt"])]
     return Example(
         id=info["id"],
-        messages=[dict(message) for message in get("raw_prompt")],
-        answer=get("reward_model")["ground_truth"],
+        messages=messages,
+        answer=_plain(row["reward_model"])["ground_truth"],
         verifier=info["verifier"],
-        source=get("data_source"),
+        source=_plain(row["data_source"]),
         where=info["where"],
+        meta=json.loads(info["meta"]),
+        demonstration=json.loads(info["demonstration"]),
     )
+
+
+def _plain(value: Any) -> Any:
+    # A TensorDict wraps what is no tensor in an object that holds it as `data`.
+    is_wrapped = hasattr(value, "data") and not isinstance(value, (dict, list, str))
+    return value.data if is_wrapped else value

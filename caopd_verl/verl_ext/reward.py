@@ -1,6 +1,10 @@
-"""Our verifiers as a verl reward function, for stock trainers (GRPO baselines) on the same verdicts.
+"""The verifiers as a verl reward function, so that verl's own trainers judge as this package does.
 
-reward.custom_reward_function.path=pkg://caopd_verl.verl_ext.reward reward.custom_reward_function.name=compute_score
+For a baseline that is trained with stock verl, on the Parquet files that a run of this package
+writes (`data.verl_rows.write_parquet`):
+
+    reward.custom_reward_function.path=pkg://caopd_verl.verl_ext.reward
+    reward.custom_reward_function.name=compute_score
 """
 
 from __future__ import annotations
@@ -16,8 +20,18 @@ def compute_score(
 ) -> dict[str, Any]:
     """1.0 for a correct response, else 0.0, judged by the verifier that the row names.
 
+    Args:
+        data_source: the row's source; not used.
+        solution_str: the response, decoded.
+        ground_truth: the gold answer.
+        extra_info: as `to_verl_rows` makes it; `verifier` is read.
+
     Returns:
-        `score`, `acc`, `confidence` (None where none can be parsed) and `format` (1.0 where one can).
+        `score`, `acc` (the same), `confidence` (None where none can be read; verl leaves None out
+        of its averages) and `format` (1.0 where one can).
+
+    Raises:
+        ConfigError: there is no such verifier. DataError: the gold answer is unusable.
     """
     verdict = get_verifier(extra_info["verifier"])(solution_str, ground_truth)
     stated = parse(solution_str)

@@ -12,7 +12,7 @@ import ray
 
 from caopd_verl.errors import ConfigError
 from caopd_verl.types import Example, Rollout, RolloutGroup, Verdict
-from caopd_verl.verifiers.verifier import Verifier
+from caopd_verl.verifiers import get_verifier
 
 
 class GroupRollouts:
@@ -21,7 +21,6 @@ class GroupRollouts:
     Args:
         servers: Ray handles of `GroupServer` actors.
         tokenizer: Hugging Face tokenizer of the student.
-        verifiers: by name; the same objects serve reward, p-hat and evaluation.
         eot_id: end-of-turn token; it ends sampling, and is the one that training appends (T6).
         chat_kwargs: arguments of the chat template, e.g. `enable_thinking`.
         prompts_per_request: prompts in one call to a server.
@@ -31,7 +30,6 @@ class GroupRollouts:
         self,
         servers,
         tokenizer,
-        verifiers: dict[str, Verifier],
         *,
         eot_id,
         chat_kwargs,
@@ -39,7 +37,6 @@ class GroupRollouts:
     ):
         self.servers = list(servers)
         self.tokenizer = tokenizer
-        self.verifiers = verifiers
         self.eot_id = eot_id
         self.chat_kwargs = dict(chat_kwargs)
         self.prompts_per_request = prompts_per_request
@@ -89,7 +86,7 @@ class GroupRollouts:
         )
         groups, position = [], 0
         for example, uid, ids, group in zip(examples, uids, prompts, samples, strict=True):
-            verify = self.verifiers[example.verifier]
+            verify = get_verifier(example.verifier, where=example.where)
             rollouts = tuple(
                 Rollout(
                     token_ids=tuple(s.token_ids),

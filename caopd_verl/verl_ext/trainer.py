@@ -31,7 +31,6 @@ from caopd_verl.evaluation.readouts.decoding import Decoding
 from caopd_verl.methods import check_method
 from caopd_verl.methods.method import needs_teacher
 from caopd_verl.types import RolloutGroup
-from caopd_verl.verifiers import VERIFIERS
 from caopd_verl.verl_ext import codec, samples, step_metrics, validation
 from caopd_verl.verl_ext.dataset import example_of, stop_ids_of
 from caopd_verl.verl_ext.rollout import GroupRollouts, read_groups, write_groups
@@ -108,7 +107,6 @@ class CaopdTrainer(PPOTrainerSync):
         self.rollouts = GroupRollouts(
             self.llm_server_manager.server_handles,
             self.tokenizer,
-            VERIFIERS,
             eot_id=eot_id,
             chat_kwargs=self.chat_kwargs,
             prompts_per_request=self.caopd.rollout.prompts_per_request,

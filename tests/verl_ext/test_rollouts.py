@@ -67,7 +67,7 @@ def test_every_server_gets_a_call_and_none_more_prompts_than_allowed(
     from caopd_verl.verl_ext.rollout import GroupRollouts
 
     rollouts = GroupRollouts(
-        [None] * servers, None, {}, eot_id=0, chat_kwargs={}, prompts_per_request=16
+        [None] * servers, None, eot_id=0, chat_kwargs={}, prompts_per_request=16
     )
     size = rollouts._prompts_per_call(n)
     assert [min(size, n - start) for start in range(0, n, size)] == sizes
