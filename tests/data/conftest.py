@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+BESIDE_THE_REPOSITORY = Path(__file__).parents[3] / "shared" / "data"
+
 
 @pytest.fixture
 def shared_data() -> Path:
-    """`$CAOPD_SHARED_DATA`, or `../shared/data` beside the repository; skips the test where neither is there."""
-    root = Path(__file__).parents[2]
-    path = Path(os.environ.get("CAOPD_SHARED_DATA") or root.parent / "shared" / "data")
+    """`$CAOPD_SHARED_DATA`, or `../shared/data` beside the repository; skips the test without."""
+    path = Path(os.environ.get("CAOPD_SHARED_DATA") or BESIDE_THE_REPOSITORY)
     if not path.is_dir():
-        pytest.skip(
-            f"no data at {path}: set CAOPD_SHARED_DATA to a folder with sciknoweval_chemistry/ and tooluse/"
-        )
+        need = "set CAOPD_SHARED_DATA to a folder with sciknoweval_chemistry/ and tooluse/"
+        pytest.skip(f"no data at {path}: {need}")
     return path

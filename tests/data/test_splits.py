@@ -1,54 +1,49 @@
+"""Validation splits and subsets of a file's rows: deterministic, disjoint, by the prompt's text."""
+
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from caopd_verl.data import (
-    check_disjoint,
-    load_task,
-    subsample,
-    to_verl_rows,
-    validation_split,
-    write_parquet,
-)
+from caopd_verl.data import check_disjoint, load_task, subsample, validation_split
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.types import Example
-
-ROWS = Path(__file__).parent / "rows"
+from tests.data.row_files import FILES
 
 
 def make(n):
-    return [
-        Example(
-            f"id{i}",
-            [{"role": "user", "content": f"q{i}"}],
-            "A",
-            "multiple_choice",
-            "s",
-            f"f:{i + 1}",
-        )
-        for i in range(n)
-    ]
+    examples = []
+    for i in range(n):
+        prompt = [{"role": "user", "content": f"q{i}"}]
+        example = Example(f"id{i}", prompt, "A", "multiple_choice", "s", where=f"f:{i + 1}")
+        examples.append(example)
+    return examples
 
 
-def test_t32_the_validation_split_is_deterministic_disjoint_and_independent_of_order():
+def test_the_validation_split_is_deterministic_disjoint_and_independent_of_order():
     examples = make(100)
     train, val = validation_split(examples, fraction=0.05, seed=3)
     assert (len(train), len(val)) == (95, 5)
-    assert sorted(train + val, key=lambda e: e.id) == sorted(examples, key=lambda e: e.id)
+    assert sorted(train + val, key=examples.index) == examples
     check_disjoint(train, val, names=("train", "val"))
     _, again = validation_split(examples[::-1], fraction=0.05, seed=3)
     assert again == val[::-1]
-    assert validation_split(examples, fraction=0.05, seed=4)[1] != val
+    _, other = validation_split(examples, fraction=0.05, seed=4)
+    assert other != val
 
 
-def test_t32_equal_prompts_stay_on_one_side():
+def test_equal_prompts_stay_on_one_side():
     examples = make(50)
-    twins = [replace(e, id=e.id + "b") for e in examples]
+    twins = [replace(example, id=f"{example.id}b") for example in examples]
     for seed in range(5):
         train, val = validation_split(examples + twins, fraction=0.3, seed=seed)
         assert len(val) == 30
         check_disjoint(train, val, names=("train", "val"))
+
+
+def test_a_rounding_error_does_not_add_a_prompt():
+    assert 0.07 * 100 > 7
+    _, val = validation_split(make(100), fraction=0.07, seed=0)
+    assert len(val) == 7
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1, 0.995])
@@ -63,45 +58,32 @@ def test_a_shared_prompt_is_named_on_both_sides():
         check_disjoint(examples, examples[3:], names=("train", "test"))
 
 
-def test_subsamples_are_nested_and_never_smaller_than_asked():
+def test_subsets_are_nested():
     examples = make(30)
-    small, large = subsample(examples, n=5, seed=1), subsample(examples, n=9, seed=1)
-    assert len(small) == 5 and all(e in large for e in small)
+    small = subsample(examples, n=5, seed=1)
+    large = subsample(examples, n=9, seed=1)
+    assert len(small) == 5
+    assert all(example in large for example in small)
     assert subsample(examples, n=30, seed=1) == examples
-    for n in (0, 31):
-        with pytest.raises(ConfigError, match="between 1 and the 30"):
-            subsample(examples, n=n, seed=1)
+
+
+@pytest.mark.parametrize("n", [0, 31])
+def test_a_subset_is_never_smaller_than_asked(n):
+    with pytest.raises(ConfigError, match="between 1 and the 30"):
+        subsample(make(30), n=n, seed=1)
+
+
+def ids(split, *, fraction=0.25, n=None):
+    path = FILES["sciknoweval"]
+    options = {"split": split, "validation_fraction": fraction}
+    examples = load_task("sciknoweval", path=path, seed=0, n=n, **options)
+    return [example.id for example in examples]
 
 
 def test_splits_of_a_file_task():
-    path = ROWS / "sciknoweval.json"
-
-    def ids(split, fraction=0.25, n=None):
-        task = load_task(
-            "sciknoweval", path=path, seed=0, n=n, split=split, validation_fraction=fraction
-        )
-        return [e.id for e in task]
-
-    assert len(ids("train")) == 3 and len(ids("val")) == 1
-    assert sorted(ids("train") + ids("val")) == ids("test") == ids("train", fraction=None)
+    assert (len(ids("train")), len(ids("val"))) == (3, 1)
+    assert sorted(ids("train") + ids("val")) == ids("test")
+    assert ids("train", fraction=None) == ids("test")
     assert len(ids("train", n=2)) == 2
     with pytest.raises(ConfigError, match="validation split was asked for without its size"):
         ids("val", fraction=None)
-
-
-def test_verl_rows_and_parquet(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    examples = load_task("toolalpaca", path=ROWS / "tooluse.json", seed=0, n=None, split="test")
-    rows = to_verl_rows(examples)
-    assert set(rows[0]) == {"data_source", "prompt", "ability", "reward_model", "extra_info"}
-    assert rows[1]["reward_model"] == {"style": "rule", "ground_truth": examples[1].answer}
-    assert rows[1]["extra_info"] == {
-        "id": "tooluse-101",
-        "verifier": "tool_call",
-        "where": examples[1].where,
-        "index": 1,
-    }
-    path = write_parquet(examples, tmp_path / "new" / "rows.parquet")
-    assert parquet.read_table(path).to_pylist() == rows
-    with pytest.raises(DataError, match="no examples"):
-        write_parquet([], path)

@@ -42,8 +42,16 @@ def test_a_gold_that_is_no_integer_is_an_error(gold):
 
 @given(st.integers(-(10**40), 10**40))
 def test_every_integer_verifies_itself(number):
-    assert verify(f"{number}\nConfidence: 0.12", str(number)).correct
-    assert not verify(f"{number + 1}\nConfidence: 0.12", str(number)).correct
+    gold = str(number)
+    assert verify(f"{number}\nConfidence: 0.12", gold).correct
+    assert not verify(f"{number + 1}\nConfidence: 0.12", gold).correct
+    assert verify.demonstration(gold) == gold
+
+
+@pytest.mark.parametrize(("gold", "shown"), [("+46", "46"), ("046", "46"), ("-0", "0")])
+def test_a_gold_answer_is_shown_as_the_plain_integer(gold, shown):
+    assert verify.demonstration(gold) == shown
+    assert verify(shown, gold).correct
 
 
 def test_thousands_of_digits_are_no_problem():

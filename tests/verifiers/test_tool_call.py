@@ -6,57 +6,70 @@ from hypothesis import strategies as st
 
 from caopd_verl.errors import DataError
 from caopd_verl.verifiers import get_verifier
-from caopd_verl.verifiers.tool_call import render_calls
 
 verify = get_verifier("tool_call")
 verify_first = get_verifier("tool_call_first")
 
 
 def gold(*calls):
-    return json.dumps(
-        [{"Action": name, "Action_Input": json.dumps(value)} for name, value in calls]
-    )
+    rows = []
+    for name, value in calls:
+        rows.append({"Action": name, "Action_Input": json.dumps(value)})
+    return json.dumps(rows)
 
 
-NESTED = gold(
-    ("update", {"id": 7, "data": {"url": "http://x/{a}", "tags": ["}", "{"], "quote": '\\"}'}})
-)
+QUOTED = {"url": "http://x/{a}", "tags": ["}", "{"], "quote": '\\"}'}
+NESTED = gold(("update", {"id": 7, "data": QUOTED}))
 TWO = gold(("f", {"a": 1}), ("g", {"b": "x"}))
+F = 'Action: f\nAction Input: {"a": 1}\n'
+G = 'Action: g\nAction Input: {"b": "x"}\n'
 
 
-def test_t22_nested_json_is_read_whole():
-    assert verify(render_calls(NESTED), NESTED).correct
-    assert not verify(render_calls(NESTED).replace('"id":7', '"id":8'), NESTED).correct
+def test_nested_json_is_read_whole():
+    shown = verify.demonstration(NESTED)
+    assert verify(shown, NESTED).correct
+    assert not verify(shown.replace('"id":7', '"id":8'), NESTED).correct
 
 
-def test_t22_a_call_whose_name_starts_with_optional_may_be_there_or_not():
-    answer = gold(("f", {"a": 1}), ("[Optional]g", {"b": {"c": 2}}))
-    assert verify(render_calls(answer), answer).correct
-    assert verify('Action: f\nAction Input: {"a": 1}', answer).correct
-    assert verify(
-        'Action: g\nAction Input: {"b": {"c": 2}}\nAction: f\nAction Input: {"a": 1}', answer
-    ).correct
-    assert not verify('Action: g\nAction Input: {"b": {"c": 2}}', answer).correct
-    assert not verify(
-        'Action: f\nAction Input: {"a": 1}\nAction: g\nAction Input: {"b": 3}', answer
-    ).correct
+def test_a_call_whose_name_starts_with_optional_may_be_there_or_not():
+    answer = gold(("f", {"a": 1}), ("[Optional]g", {"b": "x"}))
+    assert verify(F, answer).correct
+    assert verify(F + G, answer).correct
+    assert verify(G + F, answer).correct
+    assert not verify(G, answer).correct
+    assert not verify(F + G.replace("x", "y"), answer).correct
 
 
 def test_calls_are_compared_as_a_multiset_in_any_order():
-    f, g = 'Action: f\nAction Input: {"a": 1}\n', 'Action: g\nAction Input: {"b": "x"}\n'
-    assert verify(f + g, TWO).correct and verify(g + f, TWO).correct
-    assert verify(f, TWO).reason == "wrong" and verify(f + g + g, TWO).reason == "wrong"
+    assert verify(F + G, TWO).correct
+    assert verify(G + F, TWO).correct
+    assert verify(F, TWO).reason == "wrong"
+    assert verify(F + G + G, TWO).reason == "wrong"
     twice = gold(("f", {"a": 1}), ("f", {"a": 1}))
-    assert verify(f + f, twice).correct and not verify(f, twice).correct
+    assert verify(F + F, twice).correct
+    assert not verify(F, twice).correct
 
 
 def test_first_call_mode_ignores_the_rest():
-    f, g = 'Action: f\nAction Input: {"a": 1}\n', 'Action: g\nAction Input: {"b": "x"}\n'
-    assert (
-        verify_first(f, TWO).correct
-        and verify_first(f + "Action: h\nAction Input: {broken", TWO).correct
-    )
-    assert not verify_first(g + f, TWO).correct
+    assert verify_first(F, TWO).correct
+    assert verify_first(F + "Action: h\nAction Input: {broken", TWO).correct
+    assert not verify_first(G + F, TWO).correct
+
+
+def test_a_demonstration_shows_optional_calls_without_their_marker():
+    answer = gold(("[Optional]list", {}), ("f", {"b": 2, "a": 1.0}), ("[Optional] g", {}))
+    f_and_g = 'Action: f\nAction Input: {"a":1,"b":2}\nAction: g\nAction Input: {}'
+    assert verify.demonstration(answer) == f"Action: list\nAction Input: {{}}\n{f_and_g}"
+    # An optional call in front would be the one that this rule judges.
+    assert verify_first.demonstration(answer) == f_and_g
+
+
+@pytest.mark.parametrize("name", ["f\nAction: g", "'f'", "f*"])
+def test_a_name_that_no_response_can_write_is_an_error_not_a_wrong_demonstration(name):
+    answer = gold((name, {}))
+    verify.check_gold(answer, "here")
+    with pytest.raises(DataError, match="can't be written in a line 'Action: name'"):
+        verify.demonstration(answer)
 
 
 @pytest.mark.parametrize(
@@ -122,23 +135,25 @@ def test_a_bad_gold_answer_is_one_error_with_its_place(answer, what):
     assert str(error.value).startswith("rows.json:12: ") and what in str(error.value)
     with pytest.raises(DataError):
         verify("Action: f", answer)
+    with pytest.raises(DataError):
+        verify.demonstration(answer)
 
 
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+LEAVES = st.none() | st.booleans() | NUMBERS | st.text(max_size=8)
+KEYS = st.text(max_size=5)
+
+
+def lists_and_objects(inner):
+    return st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3)
+
+
+JSON = st.recursive(LEAVES, lists_and_objects, max_leaves=8)
 NAMES = st.text("abcXYZ_09", min_size=1, max_size=8)
-CALLS = st.lists(
-    st.tuples(NAMES, st.dictionaries(st.text(max_size=5), JSON, max_size=4)), min_size=1, max_size=4
-)
+OPTIONAL_NAMES = NAMES.map("[Optional]{}".format)
+INPUTS = st.dictionaries(KEYS, JSON, max_size=4)
+CALLS = st.lists(st.tuples(NAMES, INPUTS), min_size=1, max_size=4)
+OPTIONAL_CALLS = st.lists(st.tuples(OPTIONAL_NAMES, INPUTS), max_size=2)
 
 
 @given(CALLS, st.randoms())
@@ -146,12 +161,26 @@ def test_any_gold_verifies_itself_in_any_order_with_a_confidence_line(calls, ran
     answer = gold(*calls)
     verify.check_gold(answer, "here")
     random.shuffle(calls)
-    assert verify(render_calls(gold(*calls)) + "\nConfidence: 0.50", answer).correct
-    assert not verify(render_calls(gold(*calls, ("extra", {}))), answer).correct
+    shown = verify.demonstration(gold(*calls))
+    assert verify(f"{shown}\nConfidence: 0.50", answer).correct
+    with_one_more = verify.demonstration(gold(*calls, ("extra", {})))
+    assert not verify(with_one_more, answer).correct
+
+
+@given(CALLS, OPTIONAL_CALLS, st.randoms())
+def test_both_rules_judge_their_own_demonstration_correct(required, optional, random):
+    calls = required + optional
+    random.shuffle(calls)
+    answer = gold(*calls)
+    for verifier in (verify, verify_first):
+        shown = verifier.demonstration(answer)
+        assert verifier(shown, answer).correct
+        assert shown.encode("utf-8").decode("utf-8") == shown
 
 
 def test_half_an_escaped_emoji_in_an_input_fits_into_a_file():
-    response = 'Action: f\nAction Input: {"y": "hi \\ud83d"}'
-    gold = json.dumps([{"Action": "f", "Action_Input": '{"y": "hi"}'}])
-    verdict = get_verifier("tool_call")(response, gold)
-    assert not verdict.correct and verdict.answer.encode("utf-8")
+    half = 'Action: f\nAction Input: {"y": "hi \\ud83d"}'
+    verdict = verify(half, gold(("f", {"y": "hi"})))
+    assert not verdict.correct
+    assert verdict.answer.encode("utf-8")
+    assert verify.demonstration(gold(("f", {"y": "hi \ud83d"}))) == half.replace(': "', ':"')
