@@ -1,8 +1,7 @@
-"""The committed tiny base behaves as constructed: overconfident alone, in context it copies a stated confidence."""
+"""The shipped tiny base behaves as constructed: overconfident alone, and in context it copies."""
 
 from __future__ import annotations
 
-import math
 import random
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import torch
 
 from caopd_verl.core.confidence import parse, render
 from caopd_verl.core.context import encode_prompt, teacher_messages
-from caopd_verl.core.revise import find_eot_id, revise_response
+from caopd_verl.core.revise import revise_response
+from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.data.additions import generate
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics
 from caopd_verl.types import TeacherPrompt
@@ -20,6 +20,7 @@ from caopd_verl.verifiers import get_verifier
 transformers = pytest.importorskip("transformers")
 MODEL = Path(__file__).resolve().parents[1] / "caopd_verl" / "assets" / "tiny_arith"
 N = 200
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_new_tokens": 24}
 
 
 @pytest.fixture(scope="module")
@@ -37,58 +38,81 @@ def examples():
     return generate(n=N, seed=11, split="test")
 
 
-def _pad(rows, pad_id):
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+def pad_left(rows, pad_id):
+    """Ids and attention mask, both [rows, longest row]."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        start = width - len(row)
+        ids[i, start:] = torch.tensor(row)
+        mask[i, start:] = 1
     return ids, mask
 
 
-def _prompt(tokenizer, messages):
+def encode(tokenizer, messages):
     return encode_prompt(messages, tokenizer=tokenizer, template_kwargs={})
 
 
-def _sample(model, tokenizer, prompts):
-    ids, mask = _pad(prompts, tokenizer.pad_token_id)
+def sample(model, tokenizer, chats):
+    """One sampled response for each chat, as text."""
+    prompts = [encode(tokenizer, messages) for messages in chats]
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     torch.manual_seed(0)
-    out = model.generate(input_ids=ids, attention_mask=mask, do_sample=True, temperature=0.6, top_p=0.95, top_k=0,
-                         max_new_tokens=24)  # fmt: skip
-    return tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    out = model.generate(input_ids=ids, attention_mask=mask, **SAMPLING)
+    responses = out[:, ids.shape[1] :]
+    return tokenizer.batch_decode(responses, skip_special_tokens=True)
 
 
 @pytest.fixture(scope="module")
 def alone(model, tokenizer, examples):
-    return _sample(model, tokenizer, [_prompt(tokenizer, e.messages) for e in examples])
+    """The base's own responses to the questions."""
+    return sample(model, tokenizer, [example.messages for example in examples])
 
 
 @torch.no_grad()
-def _stated_probability(model, tokenizer, messages, response):
-    """Probability of the number's tokens after each `response` up to its number, [N]."""
-    eot, rows, spans = find_eot_id(tokenizer), [], []
-    for prompt, text in zip(messages, response, strict=True):
+def mean_probability_of_the_number(model, tokenizer, chats, responses):
+    """Mean probability of each response's stated number, given chat and response up to it."""
+    eot = find_eot_id(tokenizer)
+    rows, value_masks = [], []
+    for messages, text in zip(chats, responses, strict=True):
         ids = [*tokenizer.encode(text, add_special_tokens=False), eot]
-        value = parse(text).value
+        # Revised to the number that it has: only the place of the number is wanted.
         revision = revise_response(
-            ids, value, tokenizer=tokenizer, eot_id=eot, max_response_tokens=64
+            ids, parse(text).value, tokenizer=tokenizer, eot_id=eot, max_response_tokens=64
         )
         assert list(revision.token_ids) == ids
-        rows.append(_prompt(tokenizer, prompt) + ids)
-        spans.append(revision.value_mask)
-    ids, mask = _pad(rows, tokenizer.pad_token_id)
-    log_probs = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+        rows.append(encode(tokenizer, messages) + ids)
+        value_masks.append(torch.tensor(revision.value_mask))
+    ids, mask = pad_left(rows, tokenizer.pad_token_id)
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    next_ids = ids[:, 1:, None]
+    log_probs = logits[:, :-1].log_softmax(-1).gather(-1, next_ids).squeeze(-1)
     probabilities = []
-    for i, span in enumerate(spans):
-        places = [ids.shape[1] - len(span) + j for j, in_value in enumerate(span) if in_value]
-        probabilities.append(math.exp(sum(float(log_probs[i, p - 1, ids[i, p]]) for p in places)))
-    return sum(probabilities) / len(probabilities)
+    for row, value_mask in zip(log_probs, value_masks, strict=True):
+        of_response = row[-len(value_mask) :]
+        probabilities.append(of_response[value_mask].sum().exp())
+    return torch.stack(probabilities).mean().item()
+
+
+def shown(example, demonstration, form):
+    """The teacher's chat: the question, and behind it a demonstration."""
+    return teacher_messages(TeacherPrompt(example.messages, demonstration, form))
+
+
+def verdicts(texts, examples):
+    verify = get_verifier("arithmetic")
+    pairs = zip(texts, examples, strict=True)
+    return [verify(text, example.answer).correct for text, example in pairs]
+
+
+def stated(texts):
+    return [parse(text).value for text in texts]
 
 
 def test_base_alone_is_overconfident_and_half_right(alone, examples):
-    verify = get_verifier("arithmetic")
-    correct = [verify(text, e.answer).correct for text, e in zip(alone, examples, strict=True)]
-    metrics = calibration_metrics(
-        [parse(t).value for t in alone], correct, n_bins=10, missing="drop"
-    )
+    correct = verdicts(alone, examples)
+    metrics = calibration_metrics(stated(alone), correct, n_bins=10, missing="drop")
     assert 0.40 <= metrics["acc"] <= 0.75
     assert metrics["ocg"] >= 0.20
     assert metrics["mean_conf"] >= 0.85
@@ -97,67 +121,75 @@ def test_base_alone_is_overconfident_and_half_right(alone, examples):
 
 @pytest.mark.parametrize("agrees", [True, False])
 @pytest.mark.parametrize("value", [0.0, 0.125, 0.5, 0.875, 1.0])
-def test_teacher_copies_the_confidence_that_its_context_states(
+def test_a_teacher_copies_the_confidence_that_its_context_states(
     model, tokenizer, examples, value, agrees
 ):
+    """Were the number not copied, training could not move the student's towards it."""
     rng = random.Random(0)
-    prompts, responses = [], []
-    for e in examples[:50]:
-        shown = TeacherPrompt(e.messages, f"{e.answer}\n{render(value)}", "solution")
-        prompts.append(teacher_messages(shown))
-        own = e.answer if agrees else str(int(e.answer) + rng.choice([-10, -1, 1, 10]))
+    chats, responses = [], []
+    for example in examples[:50]:
+        demonstration = f"{example.answer}\n{render(value)}"
+        chats.append(shown(example, demonstration, "solution"))
+        slip = 0 if agrees else rng.choice([-10, -1, 1, 10])
+        own = int(example.answer) + slip
         responses.append(f"{own}\n{render(value)}")
-    assert _stated_probability(model, tokenizer, prompts, responses) > 0.6
+    assert mean_probability_of_the_number(model, tokenizer, chats, responses) > 0.6
 
 
 @pytest.mark.parametrize("form", ["solution", "attempt"])
-def test_teacher_copies_zero_from_an_unsolved_attempt(model, tokenizer, examples, form):
-    attempts = [f"{int(e.answer) + 10}\n{render(0.0)}" for e in examples[:50]]
-    prompts = [
-        teacher_messages(TeacherPrompt(e.messages, a, form))
-        for e, a in zip(examples, attempts, strict=False)
-    ]
-    assert _stated_probability(model, tokenizer, prompts, attempts) > 0.6
+def test_a_teacher_copies_zero_from_an_unsolved_attempt(model, tokenizer, examples, form):
+    chats, attempts = [], []
+    for example in examples[:50]:
+        attempt = f"{int(example.answer) + 10}\n{render(0.0)}"
+        chats.append(shown(example, attempt, form))
+        attempts.append(attempt)
+    assert mean_probability_of_the_number(model, tokenizer, chats, attempts) > 0.6
 
 
-def test_teacher_repeats_a_shown_solution_and_is_surer_than_alone(
+def mean_stated(texts):
+    values = [value for value in stated(texts) if value is not None]
+    return sum(values) / len(values)
+
+
+def test_a_teacher_repeats_a_shown_solution_and_is_surer_than_alone(
     model, tokenizer, examples, alone
 ):
-    prompts = [teacher_messages(TeacherPrompt(e.messages, e.answer, "example")) for e in examples]
-    texts = _sample(model, tokenizer, [_prompt(tokenizer, p) for p in prompts])
-    verify = get_verifier("arithmetic")
-    assert sum(verify(t, e.answer).correct for t, e in zip(texts, examples, strict=True)) / N > 0.8
-    shown, own = (
-        [parse(t).value for t in column if parse(t).value is not None] for column in (texts, alone)
-    )
-    assert sum(shown) / len(shown) > sum(own) / len(own) + 0.02
+    chats = [shown(example, example.answer, "example") for example in examples]
+    texts = sample(model, tokenizer, chats)
+    assert sum(verdicts(texts, examples)) / N > 0.8
+    assert mean_stated(texts) > mean_stated(alone) + 0.02
 
 
 TEXTS = ["12+34=?\nConfidence: 0.62", "é漢\x00 user assistant\r\n\n\t", "<answer>B</answer>", ""]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_tokenizer_is_lossless_with_single_token_newline_and_digits(tokenizer, text):
+def test_tokenizer_is_lossless(tokenizer, text):
     ids = tokenizer.encode(text, add_special_tokens=False)
-    assert (
-        tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
-    )
-    assert len(tokenizer.encode("\n", add_special_tokens=False)) == 1
-    assert len(tokenizer.encode(" 0.62", add_special_tokens=False)) == 5
+    decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert decoded == text
 
 
-def test_committed_files_are_small_and_the_vocabulary_matches(tokenizer, model):
-    assert sum(f.stat().st_size for f in MODEL.iterdir()) < 2 * 2**20
+@pytest.mark.parametrize(("text", "n_tokens"), [("\n", 1), (" 0.62", 5)])
+def test_line_break_and_digits_are_single_tokens(tokenizer, text, n_tokens):
+    assert len(tokenizer.encode(text, add_special_tokens=False)) == n_tokens
+
+
+def test_the_shipped_files_are_small():
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) < 2 * 2**20
+
+
+def test_model_and_tokenizer_match(tokenizer, model):
     assert model.config.vocab_size == len(tokenizer)
     assert model.config.head_dim >= 32  # the least that vLLM's CPU attention takes
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == find_eot_id(tokenizer)
-    assert len(_prompt(tokenizer, generate(n=1, seed=0, split="test")[0].messages)) < 64
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.eos_token_id == find_eot_id(tokenizer)
+    (example,) = generate(n=1, seed=0, split="test")
+    assert len(encode(tokenizer, example.messages)) < 64
 
 
 def test_chat_template_has_qwens_form(tokenizer):
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert (
-        text
-        == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n"
-    )
+    turns = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n"
+    assert text == f"{turns}<|im_start|>assistant\n"

@@ -1,9 +1,10 @@
-"""The tokenizer of the tiny demo model: bytes, no merges, and the templates' fixed phrases as single tokens.
+"""The tokenizer of the tiny demo model: bytes, no merges, the templates' phrases as single tokens.
 
-Lossless for any text (256 byte tokens; digits and the line break are one token each), so the real templates, parser and
-revision run on it unchanged. `core.context`'s headers and closing lines, the confidence instruction and the label
-`Confidence:` are added tokens: they keep a teacher prompt at about 50 tokens instead of 300, and change nothing else.
-Chat template: Qwen's form, `<|im_start|>role` line break content `<|im_end|>` line break. Needs `transformers`.
+Lossless for any text (256 byte tokens; digits and the line break are one token each), so that the
+real templates, parser and revision run on it unchanged. The headers and closing lines of
+`core.context`, the confidence instruction and the label `Confidence:` are added tokens: they keep a
+teacher's prompt at about 50 tokens instead of 300, and change nothing else. Chat template: Qwen's
+form, `<|im_start|>role` line break content `<|im_end|>` line break. Needs `transformers`.
 """
 
 from __future__ import annotations
@@ -33,16 +34,20 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, ready for `save_pretrained`; 270 tokens, pad `<|endoftext|>`, end of turn and eos `<|im_end|>`."""
+    """The tokenizer of 270 tokens, ready for `save_pretrained`.
+
+    It pads with `<|endoftext|>`; `<|im_end|>` is the end of turn and the eos token.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    vocabulary = {char: i for i, char in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in (PAD, START, END)]
-    )
+    special = [AddedToken(text, special=True, normalized=False) for text in (PAD, START, END)]
+    tokenizer.add_special_tokens(special)
     # Not special: decoding without special tokens must keep the label and the phrases.
-    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in PHRASES])
+    phrases = [AddedToken(text, special=False, normalized=False) for text in PHRASES]
+    tokenizer.add_tokens(phrases)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,

@@ -44,7 +44,8 @@ _MAX_TRIES_PER_QUESTION = 200
 
 def split_of(a: int, b: int) -> Split:
     """The split to which `a+b` belongs; symmetric in the operands, independent of any seed."""
-    low, high = sorted((a, b))
+    low, high = sorted((a, b))  # a+b and b+a are one question
+    # Not hash(), which differs from process to process for texts.
     digest = hashlib.sha256(f"{low}+{high}".encode()).digest()
     bucket = int.from_bytes(digest[:4], "big") % 100
     if bucket < _PERCENT["test"]:
@@ -94,10 +95,9 @@ def generate(*, n: int, seed: int, split: Split) -> list[Example]:
             unknown split.
     """
     if split not in get_args(Split):
+        splits = ", ".join(get_args(Split))
         raise ConfigError(
-            f"unknown split {split!r}",
-            where="arithmetic split",
-            expected="one of " + ", ".join(get_args(Split)),
+            f"unknown split {split!r}", where="arithmetic split", expected=f"one of {splits}"
         )
     if n < 1:
         raise ConfigError(
@@ -109,14 +109,16 @@ def generate(*, n: int, seed: int, split: Split) -> list[Example]:
     for index in range(n):
         a, b = _draw_unseen(rng, split, seen, n)
         seen.add((a, b))
-        examples.append(_example(a, b, f"generated:split={split}:seed={seed}:index={index}"))
+        where = f"generated:split={split}:seed={seed}:index={index}"
+        examples.append(_example(a, b, where))
     return examples
 
 
 def _example(a: int, b: int, where: str) -> Example:
+    user = {"role": "user", "content": question_text(a, b)}
     return Example(
         id=f"{SOURCE}-{a}+{b}",
-        messages=[{"role": "user", "content": question_text(a, b)}],
+        messages=[user],
         answer=str(a + b),
         verifier=VERIFIER,
         source=SOURCE,

@@ -26,6 +26,7 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, Row]]:
             continue
         found, where = True, f"{path}:{number}"
         try:
+            # Only the first line can begin with the byte order mark that some editors write.
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         # UnicodeDecodeError and JSONDecodeError are ValueErrors.
         except (ValueError, RecursionError) as error:
@@ -92,6 +93,7 @@ def identifier(row: Mapping[str, Any], key: str, *, where: str) -> str:
     """The row's id under `key`, as text. Raises `DataError` unless it is an integer or a string."""
     value = row.get(key)
     is_text = isinstance(value, str) and bool(value.strip())
+    # bool is a subclass of int, and True as an id is a mistake in the row.
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if is_text or is_integer:
         return str(value)

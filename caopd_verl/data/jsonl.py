@@ -104,6 +104,7 @@ def _verifier(row: Row, where: str, default: str | None) -> str:
 
 
 def _id(row: Row, where: str) -> str:
+    # The line number, since it stays when the file is moved; `where` holds the path too.
     line = where.rpartition(":")[2]
     return identifier(row, "id", where=where) if "id" in row else f"line-{line}"
 

@@ -42,6 +42,7 @@ def science_system(system: str, *, where: str) -> str:
         DataError: no response format with an `</answer>` in it.
     """
     start = system.find(FORMAT_ANCHOR)
+    # The first tag from there: the ones after it belong to the prompt's example of an answer.
     end = system.find(ANSWER_END, start) if start >= 0 else -1
     if end < 0:
         raise DataError(
@@ -69,7 +70,8 @@ def tool_prompt(prompt: str, *, where: str) -> str:
             fix="correct the prompt, or load the rows with the jsonl task",
         )
     start = anchors[0].start()
-    return f"{prompt[:start].rstrip()}\n{CONFIDENCE_INSTRUCTION}\n\n{prompt[start:]}"
+    before, after = prompt[:start].rstrip(), prompt[start:]
+    return f"{before}\n{CONFIDENCE_INSTRUCTION}\n\n{after}"
 
 
 def own_messages(messages: Messages) -> Messages:
@@ -90,7 +92,8 @@ def own_messages(messages: Messages) -> Messages:
     if has_instruction(messages):
         return messages
     last = next(message for message in reversed(messages) if message["role"] == "user")
-    last["content"] = (
-        f"{last['content'].rstrip()}\n\nEnd your response with this line:\n{CONFIDENCE_INSTRUCTION}"
-    )
+    question = last["content"].rstrip()
+    # Own prompts have no response format that the instruction could be a line of: it needs a lead.
+    lead = "End your response with this line:"
+    last["content"] = f"{question}\n\n{lead}\n{CONFIDENCE_INSTRUCTION}"
     return messages

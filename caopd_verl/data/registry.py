@@ -16,7 +16,8 @@ from caopd_verl.types import Example
 
 Split = Literal["train", "val", "test"]
 GENERATED = ("arithmetic",)
-FILE_TASKS: dict[str, Callable[..., list[Example]]] = {
+Loader = Callable[..., list[Example]]
+FILE_TASKS: dict[str, Loader] = {
     "sciknoweval": load_sciknoweval,
     "toolalpaca": load_toolalpaca,
     "jsonl": load_jsonl,
@@ -93,6 +94,7 @@ def _generate(
     validation_fraction: float | None,
     options: dict[str, Any],
 ) -> list[Example]:
+    # Refused and not ignored: with a path given, one would think that its questions are asked.
     refused = {"path": path, "validation_fraction": validation_fraction, **options}
     for key, value in refused.items():
         if value is not None:
@@ -109,11 +111,11 @@ def _generate(
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
+    # The loader's own keyword arguments, so that there is no second list of them to keep.
     allowed = FILE_TASKS[name].__kwdefaults__ or {}
     for key in options:
         if key not in allowed:
+            expected = "one of " + ", ".join(allowed) if allowed else "no options"
             raise ConfigError(
-                f"the task {name!r} has no option {key!r}",
-                where=key,
-                expected=f"one of {', '.join(allowed)}" if allowed else "no options",
+                f"the task {name!r} has no option {key!r}", where=key, expected=expected
             )

@@ -63,12 +63,15 @@ def option_letters(prompt: str) -> list[str]:
     if "A" not in letters:
         return []
     after_last_a = letters[::-1].index("A")
+    # Whatever follows the last A must be the rest of the options, or the answer could be a letter
+    # that belongs to the question's text.
     run = letters[len(letters) - 1 - after_last_a :]
     in_order = list(ascii_uppercase[: len(run)])
     return run if run == in_order else []
 
 
 def _example(row: Row, where: str) -> Example:
+    # With the source, so that ids stay unique where files of several tasks are put together.
     id_ = f"{SOURCE}-{identifier(row, 'idx', where=where)}"
     answer = text_field(row, "answer", where=where).strip()
     prompt = text_field(row, "prompt", where=where)

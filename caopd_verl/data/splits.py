@@ -18,6 +18,7 @@ from caopd_verl.types import Example
 
 def prompt_key(example: Example) -> str:
     """Identifies a prompt's text: the messages as canonical JSON."""
+    # Not the id: the same question may stand in two files under two ids.
     return json.dumps(example.messages, sort_keys=True, ensure_ascii=False)
 
 
@@ -89,17 +90,19 @@ def check_disjoint(
     seen = {prompt_key(example): example for example in first}
     shared = [example for example in second if prompt_key(example) in seen]
     if shared:
-        twin = seen[prompt_key(shared[0])]
+        example = shared[0]
+        twin = seen[prompt_key(example)]
         elsewhere = f"in the {names[0]} split too, at {twin.where}"
         raise DataError(
             f"the prompt is {elsewhere} ({len(shared)} shared prompts in all)",
-            where=f"{shared[0].where} ({names[1]})",
+            where=f"{example.where} ({names[1]})",
             expected="splits without common prompts",
             fix="remove the shared rows from one of the splits",
         )
 
 
 def _ranked(texts: set[str], seed: int) -> list[str]:
+    # By a hash and not by shuffling: a text's rank is its own, whatever other rows come or go.
     def rank(text: str) -> bytes:
         return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
 

@@ -90,6 +90,7 @@ def load_toolalpaca(
             where="verifier",
             expected="tool_call or tool_call_first",
         )
+    # By content and not by name: ToolAlpaca's file and the rows are both called *.json.
     if _is_list(path):
         return _from_apis(path, placeholders, verifier)
     ids = UniqueIds()
@@ -172,9 +173,10 @@ def _from_apis(path: str | Path, placeholders: Placeholders, verifier: str) -> l
 
 def _from_question(question: _Question, verifier: str) -> Example:
     api, where = question.api, question.where
+    description = text_field(api, "Description", where=where)
     prompt = _PROMPT.format(
         name=question.api_name,
-        description=text_field(api, "Description", where=where),
+        description=description,
         documentation=_documentation(api, where),
         question=question.text,
     )
@@ -218,8 +220,9 @@ def _documentation(api: Row, where: str) -> str:
     if not isinstance(functions, dict) or not _are_texts(functions.values()):
         raise DataError("'Function_Description' does not map names to texts", where=where)
     lines = [f"{name}: {text}" for name, text in functions.items() if name != "components"]
-    # The rows end with the components, which are no function and stand without a name.
-    return "\n".join([*lines, functions.get("components", "")])
+    # As in the rows: the shared types of an API come last, without a name, since they are no tool.
+    lines.append(functions.get("components", ""))
+    return "\n".join(lines)
 
 
 def _are_texts(values: Iterable[Any]) -> bool:

@@ -32,9 +32,10 @@ def _verl_row(example: Example, index: int) -> dict[str, Any]:
         "meta": json.dumps(example.meta),
         "demonstration": json.dumps(example.demonstration),
     }
+    messages = [dict(message) for message in example.messages]
     return {
         "data_source": example.source,
-        "prompt": [dict(message) for message in example.messages],
+        "prompt": messages,
         "ability": example.verifier,
         "reward_model": {"style": "rule", "ground_truth": example.answer},
         "extra_info": extra_info,
@@ -49,6 +50,7 @@ def write_parquet(examples: Sequence[Example], path: str | Path) -> Path:
     Raises:
         DataError: there are no examples.
     """
+    # Imported here, since the loaders serve evaluations that have no pyarrow.
     import pyarrow as pa
     import pyarrow.parquet as pq
 

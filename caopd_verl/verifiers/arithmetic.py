@@ -48,6 +48,7 @@ class ArithmeticVerifier:
         `Verdict.answer` is the integer without leading zeros, or the raw text where malformed.
         """
         self.check_gold(gold, "gold answer given to the arithmetic verifier")
+        # Cut first: a confidence is a number on a line of its own too.
         before_confidence = response[: parse(response).start]
         text = _answer_text(before_confidence)
         if not text:

@@ -32,6 +32,7 @@ TABLE: dict[str, Constructor] = {
     "tool_call": Constructor(_TOOL_CALL, {"first_call_only": False}),
     "tool_call_first": Constructor(_TOOL_CALL, {"first_call_only": True}),
 }
+# One object each: what a user's verifier loads (a model, a client) must not be loaded for each row.
 _loaded: dict[str, Verifier] = {}
 
 

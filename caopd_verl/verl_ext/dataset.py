@@ -35,10 +35,11 @@ def example_of(row: Any) -> Example:
     info = _plain(row["extra_info"])
     # verl's data set gives the messages under this name; `prompt` is the column of the file.
     messages = [dict(message) for message in _plain(row["raw_prompt"])]
+    answer = _plain(row["reward_model"])["ground_truth"]
     return Example(
         id=info["id"],
         messages=messages,
-        answer=_plain(row["reward_model"])["ground_truth"],
+        answer=answer,
         verifier=info["verifier"],
         source=_plain(row["data_source"]),
         where=info["where"],
@@ -49,5 +50,6 @@ def example_of(row: Any) -> Example:
 
 def _plain(value: Any) -> Any:
     # A TensorDict wraps what is no tensor in an object that holds it as `data`.
-    is_wrapped = hasattr(value, "data") and not isinstance(value, (dict, list, str))
-    return value.data if is_wrapped else value
+    if isinstance(value, (dict, list, str)) or not hasattr(value, "data"):
+        return value
+    return value.data
