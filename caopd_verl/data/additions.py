@@ -15,8 +15,7 @@ The splits are disjoint by construction: the split of a question is a function o
 operands without their order. So `12+34` and `34+12` never fall into different splits, whatever `n`
 and `seed` are.
 
-    python -c "from caopd_verl.data.additions import generate as make
-    print(make(n=3, seed=0, split='test'))"
+    python -c "import caopd_verl.data.additions as a; print(a.generate(n=3, seed=0, split='test'))"
 """
 
 from __future__ import annotations
