@@ -41,8 +41,13 @@ class Version:
 
 _TRAINER: Names = {
     "verl.trainer.main_ppo": {"run_ppo": "starts Ray and the task runner"},
+    "verl.trainer.ppo.core_algos": {
+        "get_adv_estimator_fn": "advantages of a group, by algorithm.adv_estimator",
+        "get_policy_loss_fn": "verl's policy losses, by actor.policy_loss.loss_mode",
+    },
     "verl.trainer.ppo.utils": {
         "Role": "names the roles of workers",
+        "Role.ActorRollout": "the student alone, where a method has no teacher",
         "Role.ActorRolloutRef": "a second FSDP2 module beside the actor: the teacher",
         "Role.RewardModel": "verl looks its pool up, although nothing runs there",
     },
@@ -52,11 +57,13 @@ _TRAINER: Names = {
         "PPOTrainer._balance_batch": "splits the rows evenly over data-parallel ranks",
         "PPOTrainer._build_replay_buffer": "replaced: the call that asks for rollouts returns them",
         "PPOTrainer._compute_metrics": "replaced: ours needs no rewards or advantages",
+        "PPOTrainer._get_required_batch_multiple": "replaced: a step's rows are filled up already",
         "PPOTrainer._init_resource_pool_mgr": "replaced: names the worker class and its role",
+        "PPOTrainer._load_checkpoint": "what the target rule remembers is restored after it",
         "PPOTrainer._next_train_batch": "the next prompts from the resumable dataloader",
+        "PPOTrainer._save_checkpoint": "what the target rule remembers is saved before it",
         "PPOTrainer._setup": "order of start-up; our worker and server classes are put in first",
         "PPOTrainer._step_once": "replaced: generate, revise, balance, update",
-        "PPOTrainer._update_actor": "replaced: our mini-batch arguments and metrics",
         "PPOTrainer._validate": "replaced: calibration metrics",
         "PPOTrainer.actor_rollout_wg": "the workers, called as one",
         "PPOTrainer.config": "the composed config",
@@ -98,6 +105,7 @@ _WORKERS: Names = {
         "ActorRolloutRefWorker.actor": "the student",
         "ActorRolloutRefWorker.actor_worker_cls": "replaced: our StudentWorker",
         "ActorRolloutRefWorker.compute_log_prob": "log-probs before a step's first mini-batch",
+        "ActorRolloutRefWorker.config": "the actor's settings, for the policy loss",
         "ActorRolloutRefWorker.init_model": "builds teacher (ref), student (actor), adapter",
         "ActorRolloutRefWorker.load_checkpoint": "the teacher is restored after it",
         "ActorRolloutRefWorker.ref": "the teacher",
@@ -189,7 +197,10 @@ _SHARED: Names = {
         "PlatformRegistry": "platforms by name",
         "PlatformRegistry.register": "enters the cpu platform",
     },
-    "verl.utils.config": {"validate_config": "verl's own checks of its settings"},
+    "verl.utils.config": {
+        "omega_conf_to_dataclass": "settings as the policy losses want them",
+        "validate_config": "verl's own checks of its settings",
+    },
     "verl.utils.debug": {"marked_timer": "seconds of each part of a step"},
     "verl.utils.device": {"get_device_name": "cpu or cuda"},
     "verl.utils.distributed": {

@@ -2,9 +2,10 @@
 
 Found are imports, attributes of what is imported, and in subclasses of the frameworks' classes what
 is overridden, what is used or assigned as `self.name` or `super().name`, and what follows such an
-attribute (`self.rollout.zmq_handle`), as far as `HOLDS` says what it is. A name stands under the
-class that defines it. Not found are attributes of what a function is given or returns, and keys in
-strings; a private attribute that no rule explains is reported, so that none slips through.
+attribute (`self.rollout.zmq_handle`). `HOLDS` says what such an attribute is, and may say so of an
+attribute of our own classes too (`self.workers.update_actor`). A name stands under the class that
+defines it. Not found are attributes of what a function is given or returns, and keys in strings; a
+private attribute that no rule explains is reported, so that none slips through.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FRAMEWORKS = ("verl", "ray", "vllm", "transfer_queue")
 ELSEWHERE = ""  # leads out of the frameworks: config, tokenizer, the model itself
 # Class.attribute -> what such an attribute is, where source goes on from there
 HOLDS = {
+    "ActorRolloutRefWorker.config": ELSEWHERE,
     "ActorRolloutRefWorker.actor": "caopd_verl.verl_ext.worker:StudentWorker",
     "ActorRolloutRefWorker.ref": "verl.workers.engine_workers:TrainingWorker",
     "ActorRolloutRefWorker.rollout": "verl.workers.rollout.vllm_rollout.vllm_rollout:ServerAdapter",
@@ -36,6 +38,7 @@ HOLDS = {
     "ServerAdapter.zmq_handle": ELSEWHERE,
     "StudentWorker.teacher": "verl.workers.engine_workers:TrainingWorker",
     "TrainingWorker.engine": "caopd_verl.verl_ext.engine:CaopdEngine",
+    "Update.workers": "caopd_verl.verl_ext.worker:CaopdWorker",
     "vLLMHttpServer.engine": "vllm.v1.engine.async_llm:AsyncLLM",
 }
 Name = tuple[str, str]  # module, dotted name in it
@@ -59,6 +62,10 @@ def names_used(files: dict[str, Path]) -> Found:
 
 def is_framework(module_name: str) -> bool:
     return module_name.split(".")[0] in FRAMEWORKS
+
+
+def is_of_framework(cls: type) -> bool:
+    return any(is_framework(base.__module__) for base in cls.__mro__)
 
 
 def framework_definer(cls: type, name: str) -> type | None:
@@ -134,8 +141,6 @@ class _File:
 
     def read_class(self, node: ast.ClassDef) -> None:
         cls = getattr(importlib.import_module(self.module_name), node.name)
-        if not any(is_framework(base.__module__) for base in cls.__mro__):
-            return
         for name, statement in _defined(node):
             base = None if name.startswith("__") else framework_definer(cls, name)
             if base and not getattr(vars(base).get(name), "__isabstractmethod__", False):
@@ -156,7 +161,7 @@ class _File:
         if base:
             self.explained.add(node)
             self.use((base.__module__, f"{base.__name__}.{name}"), node)
-        elif definer(owner, name) is None:
+        elif is_of_framework(owner) and definer(owner, name) is None:
             self.found.unexplained.append(f"{self.at(node)}: {owner.__name__} has no {name}")
 
     def owner(self, cls: type, names: list[str], node: ast.AST) -> type | None:
