@@ -104,8 +104,9 @@ def _assigned(cls: type) -> set[str]:
     for value in vars(cls).values():
         function = inspect.unwrap(value) if callable(value) else value
         if isinstance(function, FunctionType):
-            instructions = dis.get_instructions(function)
-            names.update(step.argval for step in instructions if step.opname == "STORE_ATTR")
+            for step in dis.get_instructions(function):
+                if step.opname == "STORE_ATTR":
+                    names.add(step.argval)
     return names
 
 
