@@ -123,7 +123,8 @@ _WORKERS: Names = {
     },
     "verl.workers.engine.fsdp.transformer_impl": {
         "FSDPEngineWithLMHead": "base of our engine",
-        "FSDPEngineWithLMHead.prepare_model_inputs": "the teacher's forward packs as the student's",
+        "FSDPEngineWithLMHead.prepare_model_inputs": "packing; our LM head runs at some positions",
+        "FSDPEngineWithLMHead.prepare_model_outputs": "replaced in an update: the loss's readings",
         "FSDPEngine._autocast_dtype": "compute dtype of the teacher's forward",
         "FSDPEngine._build_fsdp_module": "FSDP2 wrapping; stock code offloads every teacher",
         "FSDPEngine._build_module": "loads the model; stock code does not know our model_type",
