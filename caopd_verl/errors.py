@@ -67,4 +67,4 @@ class TeacherContextError(CaopdError, ValueError):
 
 
 class IncompatibleVersionError(CaopdError, ImportError):
-    """verl, vLLM or torch is not the version whose private names `verl_ext.compat` lists."""
+    """verl, vLLM or torch is not the version whose private names `verl_ext.leaned_on` lists."""

