@@ -38,17 +38,23 @@ def prepare_environment(config: DictConfig) -> None:
     compat.ensure_vllm_metadata()
 
 
-def run(config: DictConfig) -> None:
-    """Train. The config must have passed `preflight`. Blocks until the run's report is written."""
+def check(config: DictConfig) -> None:
+    """What can be checked with verl imported alone: its version and names, and its own checks."""
     prepare_environment(config)
     compat.check()
-    from verl.trainer.main_ppo import run_ppo
     from verl.utils.config import validate_config
 
     from caopd_verl.verl_ext.plugin import register
 
     register()
     validate_config(config=config, use_reference_policy=True, use_critic=False)
+
+
+def run(config: DictConfig) -> None:
+    """Train. The config must have passed `preflight`. Blocks until the run's report is written."""
+    check(config)
+    from verl.trainer.main_ppo import run_ppo
+
     try:
         run_ppo(config, task_runner_class=TaskRunner)
     finally:
