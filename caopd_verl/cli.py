@@ -39,12 +39,14 @@ def _vllm() -> Any:
 
 def _check_verl(config: Any) -> None:
     """What a run checks with verl imported; without a config, the names that it extends."""
-    from caopd_verl.verl_ext import compat, runner
-
     if config is None:
+        from caopd_verl.verl_ext import compat
+
         compat.ensure_vllm_metadata()
         compat.check()
     else:
+        from caopd_verl.verl_ext import runner
+
         runner.check(config)
 
 

@@ -64,7 +64,7 @@ class DataError(CaopdError, ValueError):
 
 
 class TokenizerError(CaopdError, ValueError):
-    """A tokenizer lacks what a method needs: a chat template, an end-of-turn token, lossless text."""
+    """A tokenizer lacks what a method needs: chat template, end-of-turn token, lossless text."""
 
 
 class RevisionError(CaopdError, ValueError):

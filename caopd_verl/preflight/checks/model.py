@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from caopd_verl.core.revise import encode_segment, find_eot_id
+from caopd_verl.core.tokens import encode_segment, find_eot_id
 from caopd_verl.errors import ConfigError, TokenizerError
 from caopd_verl.preflight.model_files import KEY
 
