@@ -41,7 +41,7 @@ def test_every_check_is_in_the_table():
 def test_names_are_unique_and_promises_fit_on_a_line():
     assert len(set(NAMES)) == len(NAMES)
     for check in CHECKS:
-        assert 20 <= len(check.promise) <= 81, check.name
+        assert 20 <= len(check.promise) <= 70, check.name
         assert not check.promise.endswith("."), check.name
 
 

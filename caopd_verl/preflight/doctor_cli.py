@@ -79,6 +79,7 @@ class DoctorCommand:
     def _describe(self) -> None:
         from caopd_verl.preflight.installation import installed_parts, machine_facts
 
+        # the list comes first: it is printed even where the packages of what follows are missing
         print("What training checks, in this order, before Ray starts")
         print("(cheap: reads the config; loads: reads the data; downloads: reads the tokenizer and")
         print("the model's config, from the hub unless they are local)")
@@ -104,6 +105,7 @@ class DoctorCommand:
         _print_row(PART_COLUMNS, "ok", "verl has every name that this package extends")
 
     def _examine(self, overrides: Sequence[str]) -> None:
+        # asked for without being imported: a missing one would be an error in Hydra's words
         missing = [name for name in NEEDED_TO_COMPOSE if importlib.util.find_spec(name) is None]
         if missing:
             raise IncompatibleVersionError(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
 OURS = "caopd-verl"
@@ -101,6 +102,7 @@ def _python() -> Part:
 def _compared(name: str, version: str | None, expected: SpecifierSet | None) -> Part:
     if version is None:
         return Part(name, None, str(expected or ""), False)
+    # a release candidate or a nightly build is a version like any other here
     fits = expected is None or expected.contains(version, prereleases=True)
     return Part(name, version, str(expected or ""), fits)
 
@@ -127,13 +129,14 @@ def _specifiers(extra: str) -> dict[str, SpecifierSet]:
     requirements.extend(_requirements("verl", verl_extras))
     distributions = {dist: name for name, dists in DISTRIBUTIONS.items() for dist in dists}
     for requirement in requirements:
+        # requirements spell names as they like: TransferQueue is transferqueue in the index
         name = distributions.get(requirement.name.lower())
         if name is not None:
             found[name] = found.get(name, requirement.specifier) & requirement.specifier
     return found
 
 
-def _requirements(distribution: str, extras: Sequence[str]) -> Iterator:
+def _requirements(distribution: str, extras: Sequence[str]) -> Iterator[Requirement]:
     """The requirements of an installed distribution that hold here, with or without its extras."""
     from packaging.requirements import Requirement
 
@@ -143,7 +146,7 @@ def _requirements(distribution: str, extras: Sequence[str]) -> Iterator:
         return
     for line in lines:
         requirement = Requirement(line)
-        marker = requirement.marker
+        marker = requirement.marker  # platform and Python version, and the extra if there is one
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             yield requirement
 
@@ -200,6 +203,7 @@ def _gpus() -> str:
     command = shutil.which("nvidia-smi")
     if command is None:
         return "none: no nvidia-smi on this machine"
+    # in MiB, one line a GPU
     query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True)
     if done.returncode != 0:

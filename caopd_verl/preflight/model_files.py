@@ -32,6 +32,7 @@ def resolve_model_path(path: str) -> str:
                 f"{local} holds no config.json", where=KEY, expected="a transformers checkpoint"
             )
         return str(local.absolute())
+    # a hub id has exactly one slash; anything else was meant as a folder
     if path.startswith(("/", ".", "~")) or path.count("/") != 1:
         raise ConfigError(
             f"{path!r} does not exist",

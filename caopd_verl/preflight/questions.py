@@ -41,7 +41,7 @@ def load_questions(task: TaskConfig) -> Questions:
             expected="the path of a JSONL file",
             fix="see docs/data.md, or set +scale=cpu_tiny to try the generated task",
         )
-    if task.name in GENERATED:
+    if task.name in GENERATED:  # what it makes for two splits never overlaps
         train = _load(task, "train", task.train_path)
         return Questions(train, _load(task, "test", task.val_path))
     if task.val_path is None:

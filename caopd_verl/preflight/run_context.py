@@ -29,7 +29,7 @@ class Context:
     @cached_property
     def caopd(self) -> CaopdConfig:
         """The `caopd` block as an instance of its schema; unknown keys are attributes too."""
-        from omegaconf import OmegaConf
+        from omegaconf import OmegaConf  # here, so that checks can be listed without it
 
         block: Any = OmegaConf.to_object(self.config.caopd)
         return block

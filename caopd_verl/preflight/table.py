@@ -51,6 +51,7 @@ class Check:
     needs: tuple[str, ...] = ()
 
 
+# In the order in which they run: what a check `needs` stands above it.
 CHECKS: tuple[Check, ...] = (
     Check(
         "keys",
@@ -60,7 +61,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "values",
-        "each value of the caopd block, and each combination, can work with the method",
+        "the values of the caopd block can work together, and with the method",
         caopd_block.check_values,
         Cost.CHEAP,
     ),
@@ -122,7 +123,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "resume",
-        "a checkpoint in the output folder, if the run would go on from it, is this run's",
+        "a checkpoint that the run would go on from is this run's own",
         resume.check_resume,
         Cost.CHEAP,
         needs=("model_path",),
@@ -142,7 +143,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "tokenizer",
-        "the tokenizer ends an assistant's turn and writes a confidence line without loss",
+        "the tokenizer can end a turn and write a confidence line without loss",
         model.check_tokenizer,
         Cost.DOWNLOADS,
         needs=("model_path",),

@@ -57,6 +57,7 @@ def check_micro_batch(context: Context) -> None:
         return
     size = actor.ppo_micro_batch_size_per_gpu
     rows = _rows_of_a_mini_batch(context) // context.ranks
+    # verl's own default is null
     splits = isinstance(size, int) and size >= 1 and rows % size == 0
     if not splits:
         raise ConfigError(

@@ -31,7 +31,7 @@ def check_values(context: Context) -> None:
 
 
 def _refuse_unknown(block: Mapping[Any, Any], schema: type, where: str) -> None:
-    types = get_type_hints(schema)
+    types = get_type_hints(schema)  # the schema's annotations are text until they are evaluated
     for name, value in block.items():
         key = f"{where}.{name}"
         if name not in types:

@@ -26,7 +26,7 @@ def _require_logical_devices(context: Context) -> None:
     from omegaconf import OmegaConf
 
     told = OmegaConf.select(context.config, "ray_kwargs.ray_init.num_gpus")
-    logical = 0 if told is None else told
+    logical = 0 if told is None else told  # Ray counts only real GPUs unless it is told otherwise
     if context.ranks > logical:
         one_node = context.config.trainer.nnodes == 1
         raise ConfigError(
