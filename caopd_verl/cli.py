@@ -8,6 +8,8 @@
     caopd report outputs/x outputs/y --output report.html
     caopd card outputs/x --output README.md
     caopd route --small outputs/x --large outputs/y --cost-small 1 --cost-large 10 --output route
+    caopd doctor
+    caopd doctor +recipe=sdpo_caopd +scale=cpu_tiny key=value
     caopd proxy --small-url http://127.0.0.1:8001/v1 --small-model s --large-url ... --large-model l --threshold 0.7
 
 Exit codes: 0 done; 2 bad arguments or data; 3 done, but some rows failed or could not be used; 130 interrupted.
@@ -19,11 +21,27 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from caopd_verl.cascade.cascade_cli import COMMANDS as CASCADE_COMMANDS
 from caopd_verl.errors import CaopdError
 from caopd_verl.evaluation import eval_cli as commands
 from caopd_verl.integrations.card_cli import COMMANDS as INTEGRATION_COMMANDS
+from caopd_verl.preflight.doctor_cli import DoctorCommand
+
+
+def _check_verl(config: Any) -> None:
+    """What a run checks with verl imported; without a config, the names that it extends."""
+    if config is None:
+        from caopd_verl.verl_ext import compat
+
+        compat.ensure_vllm_metadata()
+        compat.check(cpu=compat.has_cpu_build())
+    else:
+        from caopd_verl.verl_ext import runner
+
+        runner.check(config)
+
 
 OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 
@@ -34,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="caopd", description="Measure the calibration of any model, and route by it."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for command in (*commands.COMMANDS, *CASCADE_COMMANDS, *INTEGRATION_COMMANDS):
+    doctor = DoctorCommand(_check_verl)
+    for command in (*commands.COMMANDS, *CASCADE_COMMANDS, *INTEGRATION_COMMANDS, doctor):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

@@ -1,9 +1,12 @@
 """Error classes. Every message says what was wrong, where, what was expected and what to do.
 
-`CaopdError` is the root, so `except CaopdError` catches exactly what this package raises on bad input.
+`CaopdError` is the root, so `except CaopdError` catches exactly what this package raises on bad
+input.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class CaopdError(Exception):
@@ -11,7 +14,7 @@ class CaopdError(Exception):
 
     Args:
         what: one sentence, what is wrong.
-        where: `file:line` or a config key such as `caopd.target.k`.
+        where: `file:line`, an option such as `--data`, or a config key such as `caopd.loss.top_k`.
         expected: what would have been accepted.
         fix: what the user can do about it.
     """
@@ -24,13 +27,17 @@ class CaopdError(Exception):
         expected: str | None = None,
         fix: str | None = None,
     ):
-        self.what, self.where, self.expected, self.fix = what, where, expected, fix
-        super().__init__(
-            what, where, expected, fix
-        )  # all four as args, so that the error survives pickling by Ray
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.fix = fix
+        super().__init__(what, where, expected, fix)
 
-    def __reduce__(self):
-        return _rebuild, (type(self), self.what, self.where, self.expected, self.fix)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ray pickles an error on its way from an actor to the driver, and pickle would call the
+        # class with `args` by position, which the keywords do not take
+        fields = (self.what, self.where, self.expected, self.fix)
+        return _rebuild, (type(self), *fields)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -42,7 +49,9 @@ class CaopdError(Exception):
         return "\n  ".join(parts)
 
 
-def _rebuild(cls: type[CaopdError], what, where, expected, fix) -> CaopdError:
+def _rebuild(
+    cls: type[CaopdError], what: str, where: str | None, expected: str | None, fix: str | None
+) -> CaopdError:
     return cls(what, where=where, expected=expected, fix=fix)
 
 
@@ -55,7 +64,7 @@ class DataError(CaopdError, ValueError):
 
 
 class TokenizerError(CaopdError, ValueError):
-    """A tokenizer without what the method needs (chat template, end-of-turn token, lossless text)."""
+    """A tokenizer lacks what a method needs: chat template, end-of-turn token, lossless text."""
 
 
 class RevisionError(CaopdError, ValueError):
@@ -67,4 +76,4 @@ class TeacherContextError(CaopdError, ValueError):
 
 
 class IncompatibleVersionError(CaopdError, ImportError):
-    """verl, vLLM or torch is not the version whose private names `verl_ext.leaned_on` lists."""
+    """A package is missing, or is not a version whose names this package can extend."""

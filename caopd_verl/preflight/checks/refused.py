@@ -1,13 +1,19 @@
-"""verl settings that would do something else here than they say: refused by name before Ray starts."""
+"""verl settings that would do something else here than they say: refused by name."""
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from caopd_verl.errors import ConfigError
 
+if TYPE_CHECKING:
+    from caopd_verl.preflight.run_context import Context
+
 _SEQUENCE_PARALLEL = "it splits the student's logits, and the teacher's prompt is another"
-_NOT_LOGGED = "validation rows and recorded rollouts are written by caopd.output_dir and caopd.rollout.record_path"
+_NOT_LOGGED = (
+    "validation rows and recorded rollouts are written by caopd.output_dir and "
+    "caopd.rollout.record_path"
+)
 # key -> the values that are fine, and why others are not
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "actor_rollout_ref.model.lora_rank": (
@@ -37,10 +43,15 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
-def check_refused(config: DictConfig) -> None:
-    """Raises `ConfigError` for the first of them; a key that verl's config does not have is fine."""
+def check_refused(context: Context) -> None:
+    """Raises `ConfigError` for the first of them that is set.
+
+    A key without a value is fine: verl versions differ in which keys they have.
+    """
+    from omegaconf import OmegaConf
+
     for key, (fine, why) in REFUSED.items():
-        value = OmegaConf.select(config, key)
+        value = OmegaConf.select(context.config, key)
         if value is not None and value not in fine:
             raise ConfigError(
                 f"{value!r} is not supported: {why}", where=key, expected=repr(fine[0])
