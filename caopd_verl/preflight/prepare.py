@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from caopd_verl.config import CaopdConfig, validate
 from caopd_verl.core.context import encode_prompt
-from caopd_verl.core.revise import encode_segment, find_eot_id
+from caopd_verl.core.tokens import encode_segment, find_eot_id
 from caopd_verl.data.registry import FILE_TASKS, GENERATED, Split, load_task
 from caopd_verl.data.splits import check_disjoint
 from caopd_verl.data.verl_rows import write_parquet
