@@ -180,31 +180,6 @@ def _full_gradient(
     return gradients_CV * (upstream_C / options.temperature).unsqueeze(-1)
 
 
-def reference_divergence(
-    student_logits_TV: Tensor, teacher_logits_TV: Tensor, *, alpha_T: Tensor, temperature: float
-) -> Tensor:
-    """Slow textbook version in fp64 over the full vocabulary, for tests.
-
-    Returns:
-        fp64 [T] with gradient to the student.
-    """
-    log_s = (student_logits_TV.double() / temperature).log_softmax(-1)
-    log_t = (teacher_logits_TV.detach().double() / temperature).log_softmax(-1)
-    rows = []
-    for row_s, row_t, alpha in zip(log_s, log_t, alpha_T.tolist(), strict=True):
-        s, t = row_s.exp(), row_t.exp()
-        if alpha == 0.0:
-            rows.append((t * (row_t - row_s)).sum())
-        elif alpha == 1.0:
-            rows.append((s * (row_s - row_t)).sum())
-        else:
-            log_m = ((1 - alpha) * s + alpha * t).log()
-            from_student = (s * (row_s - log_m)).sum()
-            from_teacher = (t * (row_t - log_m)).sum()
-            rows.append((1 - alpha) * from_student + alpha * from_teacher)
-    return torch.stack(rows)
-
-
 def _check_shapes(student: Tensor, teacher: Tensor, ids: Tensor, alpha: Tensor) -> None:
     if student.dim() != 2 or student.shape != teacher.shape:
         raise ConfigError(
