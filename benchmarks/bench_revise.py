@@ -22,8 +22,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from caopd_verl.core.revise import find_eot_id, revise_response
+from caopd_verl.core.revise import revise_response
 from caopd_verl.core.targets import SuccessRate
+from caopd_verl.core.tokens import find_eot_id
 
 PROMPTS, K, TOKENS, REPEATS = 32, 8, 8192, 5
 ENDINGS = {

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from caopd_verl.core.confidence import render
 from caopd_verl.core.context import encode_prompt
-from caopd_verl.core.revise import find_eot_id
+from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.data.registry import load_task
 
 SURE = (0.85, 0.9, 0.95, 1.0)

@@ -68,7 +68,8 @@ def _read(shifted_CV: Tensor, target_ids_C: Tensor, ids_CK: Tensor | None) -> Bu
     norms_C = exps_CV.sum(-1)
     log_norms_C = norms_C.log()
     # sum(e * z), without a [C, V] tensor for the products
-    products_C = torch.bmm(exps_CV.unsqueeze(1), shifted_CV.unsqueeze(2)).view(-1)
+    products_C11 = torch.bmm(exps_CV.unsqueeze(1), shifted_CV.unsqueeze(2))
+    products_C = products_C11.view(-1)
     targets_C = shifted_CV.gather(-1, target_ids_C.unsqueeze(-1)).squeeze(-1)
     if ids_CK is None:
         log_probs = shifted_CV - log_norms_C.unsqueeze(-1)
@@ -97,7 +98,8 @@ def _log_tails(shifted_CV: Tensor, exps_CV: Tensor, ids_CK: Tensor) -> Tensor:
     log_tails_C = sums_C.log()
     lost_C = sums_C < _TINY_TAIL
     if bool(lost_C.any()):
-        others = shifted_CV[lost_C].scatter(-1, ids_CK[lost_C], -math.inf)
+        lost_ids = ids_CK[lost_C]
+        others = shifted_CV[lost_C].scatter(-1, lost_ids, -math.inf)
         log_tails_C[lost_C] = others.logsumexp(-1)
     return log_tails_C
 
@@ -117,9 +119,12 @@ def bucket_divergence(log_s: Tensor, log_t: Tensor, alpha_C: Tensor) -> Tensor:
     if bool(reverse_C.any()):
         loss_C[reverse_C] = _kl(log_s[reverse_C], log_t[reverse_C])
     if bool(between_C.any()):
-        own_s, own_t, alpha = log_s[between_C], log_t[between_C], alpha_C[between_C]
+        own_s, own_t = log_s[between_C], log_t[between_C]
+        alpha = alpha_C[between_C]
         log_m = _log_mixture(own_s, own_t, alpha.unsqueeze(-1))
-        loss_C[between_C] = (1 - alpha) * _kl(own_s, log_m) + alpha * _kl(own_t, log_m)
+        student_part = (1 - alpha) * _kl(own_s, log_m)
+        teacher_part = alpha * _kl(own_t, log_m)
+        loss_C[between_C] = student_part + teacher_part
     return loss_C
 
 
@@ -147,7 +152,10 @@ def bucket_gradients(log_s: Tensor, log_t: Tensor, alpha_C: Tensor) -> Tensor:
 
 
 def _log_mixture(log_s: Tensor, log_t: Tensor, alpha_C1: Tensor) -> Tensor:
-    return torch.logaddexp(log_s + torch.log1p(-alpha_C1), log_t + alpha_C1.log())
+    """log((1 - alpha) s + alpha t)."""
+    student_share = log_s + torch.log1p(-alpha_C1)
+    teacher_share = log_t + alpha_C1.log()
+    return torch.logaddexp(student_share, teacher_share)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -158,7 +166,10 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """
     gap = log_p - log_q
     near = gap.abs() < _NEAR
-    small = torch.where(near, gap, 0.0)
-    series = small * small * (0.5 - small * (1 / 6 - small * (1 / 24 - small / 120)))
+    # x - 1 + exp(-x) = x^2/2 - x^3/6 + x^4/24 - x^5/120 + ..., by Horner's rule
+    x = torch.where(near, gap, 0.0)
+    from_third_order = 1 / 6 - x * (1 / 24 - x / 120)
+    series = x * x * (0.5 - x * from_third_order)
     p = log_p.exp()
-    return torch.where(near, p * series, p * (gap - 1.0) + log_q.exp()).sum(-1)
+    far_terms = p * (gap - 1.0) + log_q.exp()
+    return torch.where(near, p * series, far_terms).sum(-1)

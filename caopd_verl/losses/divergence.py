@@ -24,6 +24,7 @@ besides the logits and their gradient is ever alive.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -79,20 +80,22 @@ def topk_divergence(
     _check_shapes(student_logits_TV, teacher_logits_TV, target_ids_T, alpha_T)
     _check_numbers(student_logits_TV.shape[1], k, alpha_T, temperature, chunk_tokens)
     alpha_T = alpha_T.detach().to(device=student_logits_TV.device, dtype=torch.float32)
-    options = _Options(None if k == student_logits_TV.shape[1] else k, temperature, chunk_tokens)
-    loss_T, *readings = _Divergence.apply(
-        student_logits_TV, teacher_logits_TV.detach(), target_ids_T, alpha_T, options
-    )
+    # With every token among the top k there is no tail: the full vocabulary is the simpler case.
+    top_k = None if k == student_logits_TV.shape[1] else k
+    options = _Options(top_k, temperature, chunk_tokens)
+    teacher_logits_TV = teacher_logits_TV.detach()
+    tensors = (student_logits_TV, teacher_logits_TV, target_ids_T, alpha_T)
+    loss_T, *readings = _Divergence.apply(*tensors, options)
     return loss_T, dict(zip(READINGS, readings, strict=True))
 
 
+@dataclass(frozen=True)
 class _Options:
-    """What is no tensor."""
+    """The arguments that are no tensors; `k` is None for the full vocabulary."""
 
-    def __init__(self, k: int | None, temperature: float, chunk_tokens: int):
-        self.k = k
-        self.temperature = temperature
-        self.chunk_tokens = chunk_tokens
+    k: int | None
+    temperature: float
+    chunk_tokens: int
 
 
 class _Divergence(torch.autograd.Function):
@@ -108,18 +111,16 @@ class _Divergence(torch.autograd.Function):
         options: _Options,
     ) -> tuple[Tensor, ...]:
         n_tokens = student_TV.shape[0]
-        columns = [torch.empty(n_tokens, device=student_TV.device) for _ in range(6)]
+        n_columns = 1 + len(READINGS)
+        columns = [torch.empty(n_tokens, device=student_TV.device) for _ in range(n_columns)]
         kept: list[tuple[Tensor, ...]] = []
         for start in range(0, n_tokens, options.chunk_tokens):
             rows = slice(start, start + options.chunk_tokens)
+            student_CV, teacher_CV = student_TV[rows], teacher_TV[rows]
+            ids_C, alpha_C = target_ids_T[rows], alpha_T[rows]
             student, teacher = read_chunk(
-                student_TV[rows],
-                teacher_TV[rows],
-                target_ids_T[rows],
-                options.k,
-                options.temperature,
+                student_CV, teacher_CV, ids_C, options.k, options.temperature
             )
-            alpha_C = alpha_T[rows]
             loss_C = bucket_divergence(student.log_probs, teacher.log_probs, alpha_C)
             values = (
                 loss_C,
@@ -149,12 +150,14 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         student_TV, *saved = ctx.saved_tensors
+        upstream_T = upstream[0]  # the readings have no gradient
+        options = ctx.options
+        own_gradient = _full_gradient if options.k is None else _topk_gradient
         gradient_TV = torch.empty_like(student_TV)
-        for start in range(0, student_TV.shape[0], ctx.options.chunk_tokens):
-            rows = slice(start, start + ctx.options.chunk_tokens)
+        for start in range(0, student_TV.shape[0], options.chunk_tokens):
+            rows = slice(start, start + options.chunk_tokens)
             parts = [tensor[rows] for tensor in saved]
-            own = _full_gradient if ctx.options.k is None else _topk_gradient
-            gradient_TV[rows] = own(student_TV[rows], parts, upstream[0][rows], ctx.options)
+            gradient_TV[rows] = own_gradient(student_TV[rows], parts, upstream_T[rows], options)
         return gradient_TV, None, None, None, None
 
 
@@ -178,31 +181,6 @@ def _full_gradient(
     student, teacher = read_chunk(student_CV, teacher_CV, target_ids_C, None, options.temperature)
     gradients_CV = bucket_gradients(student.log_probs, teacher.log_probs, alpha_C)
     return gradients_CV * (upstream_C / options.temperature).unsqueeze(-1)
-
-
-def reference_divergence(
-    student_logits_TV: Tensor, teacher_logits_TV: Tensor, *, alpha_T: Tensor, temperature: float
-) -> Tensor:
-    """Slow textbook version in fp64 over the full vocabulary, for tests.
-
-    Returns:
-        fp64 [T] with gradient to the student.
-    """
-    log_s = (student_logits_TV.double() / temperature).log_softmax(-1)
-    log_t = (teacher_logits_TV.detach().double() / temperature).log_softmax(-1)
-    rows = []
-    for row_s, row_t, alpha in zip(log_s, log_t, alpha_T.tolist(), strict=True):
-        s, t = row_s.exp(), row_t.exp()
-        if alpha == 0.0:
-            rows.append((t * (row_t - row_s)).sum())
-        elif alpha == 1.0:
-            rows.append((s * (row_s - row_t)).sum())
-        else:
-            log_m = ((1 - alpha) * s + alpha * t).log()
-            from_student = (s * (row_s - log_m)).sum()
-            from_teacher = (t * (row_t - log_m)).sum()
-            rows.append((1 - alpha) * from_student + alpha * from_teacher)
-    return torch.stack(rows)
 
 
 def _check_shapes(student: Tensor, teacher: Tensor, ids: Tensor, alpha: Tensor) -> None:

@@ -1,52 +1,55 @@
-"""Tokenizers of several families, all without a hub: one from a package, the others trained on a small corpus."""
+"""Tokenizers of several families, all without a hub: one from a package, others made here."""
 
 from __future__ import annotations
 
 import random
 import string
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.smollm2 import smollm2_gguf
 
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-QWEN_REGEX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# How Qwen's tokenizers cut a text before they merge; punctuation takes the newlines behind it.
+QWEN_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 FAMILIES = ("smollm2", "byte_bpe", "sentencepiece", "wordpiece")
+WORDS = "the acid reacts with a base so we add numbers carry one and check each step again slowly"
+ENDINGS = (".", "!", ":", ".\n", "\n\n")
 
 
 def corpus() -> list[str]:
     """A few hundred responses; enough for merges such as `>\\n`, and for whole-word pieces."""
     rng = random.Random(0)
-    words = (
-        "the acid reacts with a base so we add numbers carry one and check each step again slowly"
-    )
     texts = []
     for _ in range(400):
-        reasoning = " ".join(rng.choices(words.split(), k=rng.randint(3, 20))) + rng.choice(
-            [".", "!", ":", ".\n", "\n\n"]
-        )
-        answer = rng.choice(
-            [f"<answer>{rng.choice('ABCD')}</answer>", f"<answer>{rng.randint(0, 999)}</answer>"]
-        )
+        words = rng.choices(WORDS.split(), k=rng.randint(3, 20))
+        reasoning = " ".join(words) + rng.choice(ENDINGS)
+        letter, number = rng.choice("ABCD"), rng.randint(0, 999)
+        answer = rng.choice([f"<answer>{letter}</answer>", f"<answer>{number}</answer>"])
         texts.append(f"{reasoning}\n{answer}\nConfidence: {rng.random():.2f}")
-        texts.append(
-            f'Thought: {reasoning}\nAction: add\nAction Input: {{"a": {rng.randint(0, 9)}}}\nconfidence: .85'
-        )
-    return [
-        *texts,
-        "user\n",
-        "assistant\n",
+        call = f'Action: add\nAction Input: {{"a": {rng.randint(0, 9)}}}'
+        texts.append(f"Thought: {reasoning}\n{call}\nconfidence: .85")
+    every_character = [
         string.ascii_letters,
         "Confidence confidence 0 1 2 3 4 5 6 7 8 9 % * ' \" ( ) , ; ? - = + /",
     ]
+    return [*texts, "user\n", "assistant\n", *every_character]
 
 
-def _wrap(tokenizer):
+def wrap(tokenizer):
+    """A `tokenizers` tokenizer as transformers has them, with special tokens and chat template."""
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(
@@ -60,56 +63,49 @@ def _wrap(tokenizer):
 
 
 def build_byte_bpe():
-    """Byte-level BPE behind Qwen's pre-tokenizer: punctuation merges with the newline that follows (T1)."""
+    """Byte-level BPE that merges punctuation with the newline behind it, as Qwen's does."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN_REGEX), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    cut = pre_tokenizers.Split(Regex(QWEN_REGEX), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=700, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    return _wrap(tokenizer)
+    return wrap(tokenizer)
 
 
 def build_sentencepiece():
-    """Unigram behind a metaspace: a dummy blank in front of a text, pieces that run across line breaks."""
+    """Unigram behind a metaspace: a blank before the text, pieces that run across line breaks."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    alphabet = sorted({c for text in corpus() for c in text})
     trainer = trainers.UnigramTrainer(
         vocab_size=400,
         special_tokens=[*SPECIALS, "<unk>"],
         unk_token="<unk>",
-        initial_alphabet=alphabet,
+        initial_alphabet=sorted(set("".join(corpus()))),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    return _wrap(tokenizer)
+    return wrap(tokenizer)
 
 
 def build_wordpiece(*, keep_newlines: bool):
-    """WordPiece: blanks around punctuation come back in decoding; BERT's pre-tokenizer loses line breaks as well."""
+    """WordPiece: blanks around punctuation in decoding; BERT's pre-tokenizer drops newlines too."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     if keep_newlines:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(r" +"), "removed"),
-                pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "isolated"),
-            ]
-        )
+        drop_blanks = pre_tokenizers.Split(Regex(r" +"), "removed")
+        cut = pre_tokenizers.Split(Regex(r"\n|\w+|[^\w\s]"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([drop_blanks, cut])
     else:
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -118,7 +114,24 @@ def build_wordpiece(*, keep_newlines: bool):
         vocab_size=500, special_tokens=[*SPECIALS, "[UNK]"], show_progress=False
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    return _wrap(tokenizer)
+    return wrap(tokenizer)
+
+
+def build_crossing():
+    """One token holds the end of the answer, the newline and a piece of the label.
+
+    Another one holds blanks and the label.
+    """
+    from tokenizers import Tokenizer, decoders, models
+
+    long_pieces = [".\nConf", "idence:", " \nConfidence:"]
+    characters = "abcdefghijklmnopqrstuvwxyzC.:0123456789 \n"
+    vocabulary = [("<unk>", -20.0)]
+    vocabulary += [(piece, -1.0) for piece in long_pieces]
+    vocabulary += [(character, -5.0) for character in characters]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    tokenizer.decoder = decoders.Fuse()
+    return wrap(tokenizer)
 
 
 def build_smollm2():
@@ -126,41 +139,41 @@ def build_smollm2():
     pytest.importorskip("gguf", reason="pip install gguf")
     from transformers import AutoTokenizer
 
-    files = [smollm2_gguf()]
-    stamp = f"smollm2-{files[0].stat().st_size}"
-    kept = _SAVED[0] / stamp if _SAVED else None
-    if kept is not None and (kept / "tokenizer_config.json").exists():
-        return AutoTokenizer.from_pretrained(str(kept))
-    tokenizer = AutoTokenizer.from_pretrained(str(files[0].parent), gguf_file=files[0].name)
-    if kept is not None:
-        tokenizer.save_pretrained(str(kept))
-    return tokenizer
+    file = smollm2_gguf()
+    if not _SAVED_TO:
+        return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    saved = _SAVED_TO[0] / f"smollm2-{file.stat().st_size}"
+    if not (saved / "tokenizer_config.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        tokenizer.save_pretrained(str(saved))
+    return AutoTokenizer.from_pretrained(str(saved))
 
 
-_SAVED: list[Path] = []
+_SAVED_TO: list[Path] = []
 
 
 def pytest_configure(config):
-    """Reading the vocabulary out of the GGUF file takes many seconds, so pytest's cache keeps it between runs."""
+    """Reading the vocabulary out of the GGUF file takes many seconds: pytest's cache keeps it."""
     if getattr(config, "cache", None) is not None:
-        _SAVED.append(Path(config.cache.mkdir("caopd-tokenizers")))
+        _SAVED_TO.append(Path(config.cache.mkdir("caopd-tokenizers")))
 
 
-_BUILDERS = {
+BUILDERS: dict[str, Callable[[], Any]] = {
     "smollm2": build_smollm2,
     "byte_bpe": build_byte_bpe,
     "sentencepiece": build_sentencepiece,
     "wordpiece": lambda: build_wordpiece(keep_newlines=True),
     "bert": lambda: build_wordpiece(keep_newlines=False),
+    "crossing": build_crossing,
 }
-_CACHE: dict[str, object] = {}
+_BUILT: dict[str, Any] = {}
 
 
 def get_tokenizer(family: str):
-    """The tokenizer of a family, built once a session , also for hypothesis tests."""
-    if family not in _CACHE:
-        _CACHE[family] = _BUILDERS[family]()
-    return _CACHE[family]
+    """The tokenizer of a family, built once a session. Hypothesis tests call it themselves."""
+    if family not in _BUILT:
+        _BUILT[family] = BUILDERS[family]()
+    return _BUILT[family]
 
 
 @pytest.fixture(params=FAMILIES)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import doctest
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from caopd_verl.core import confidence
 from caopd_verl.core.confidence import parse, render
 from caopd_verl.errors import RevisionError
 
 
+def test_the_worked_example_of_the_module_holds():
+    result = doctest.testmod(confidence)
+    assert result.attempted > 0 and result.failed == 0
+
+
 def test_render_uses_two_decimals_by_python_rounding():
-    grid = [render(n / 8) for n in range(9)]
-    assert [line.removeprefix("Confidence: ") for line in grid] == [
-        "0.00",
-        "0.12",
-        "0.25",
-        "0.38",
-        "0.50",
-        "0.62",
-        "0.75",
-        "0.88",
-        "1.00",
-    ]
+    numbers = [render(n / 8).removeprefix("Confidence: ") for n in range(9)]
+    assert numbers == ["0.00", "0.12", "0.25", "0.38", "0.50", "0.62", "0.75", "0.88", "1.00"]
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf")])
@@ -33,12 +30,10 @@ def test_render_refuses_what_is_no_probability(value):
         render(value)
 
 
-@given(
-    st.floats(0, 1),
-    st.sampled_from(
-        ["", "x\n", "<answer>A</answer>\n\n", "a confidence: b\n", "Confidence: high\n"]
-    ),
-)
+TEXTS_ABOVE = ["", "x\n", "<answer>A</answer>\n\n", "a confidence: b\n", "Confidence: high\n"]
+
+
+@given(st.floats(0, 1), st.sampled_from(TEXTS_ABOVE))
 def test_parse_reads_back_what_render_wrote(value, before):
     text = before + render(value)
     parsed = parse(text)
@@ -69,7 +64,7 @@ def test_parse_reads_back_what_render_wrote(value, before):
         ("Confidence: -0", 0.0),
     ],
 )
-def test_t29_tolerated_forms_keep_their_value(line, value):
+def test_tolerated_forms_keep_their_value(line, value):
     text = "<answer>B</answer>\n" + line
     parsed = parse(text)
     assert (parsed.status, parsed.value) == ("ok", pytest.approx(value))
@@ -97,7 +92,8 @@ def test_t29_tolerated_forms_keep_their_value(line, value):
         ("Confidence: 120%", "out_of_range"),
     ],
 )
-def test_t4_other_forms_have_no_value_but_are_replaced(line, status):
+def test_other_forms_have_no_value_but_are_replaced(line, status):
+    """Left in the text, they would make a second confidence beside the revised one."""
     text = "<answer>B</answer>\n" + line
     parsed = parse(text)
     assert (parsed.status, parsed.value) == (status, None)
@@ -117,7 +113,8 @@ def test_t4_other_forms_have_no_value_but_are_replaced(line, status):
         "Overconfidence: 0.9",
     ],
 )
-def test_t3_prose_that_speaks_of_confidence_is_no_segment(text):
+def test_prose_that_speaks_of_confidence_is_no_segment(text):
+    """Cutting at the first "confidence:" would cut the answer away."""
     parsed = parse(text)
     assert (parsed.status, parsed.value) == ("missing", None)
     assert parsed.start == parsed.end == len(text.rstrip())
@@ -133,7 +130,7 @@ def test_t3_prose_that_speaks_of_confidence_is_no_segment(text):
         'Action: add\nAction Input: {"a": 1}',
     ],
 )
-def test_t3_an_answer_below_the_confidence_line_is_never_cut(tail):
+def test_an_answer_below_the_confidence_line_is_never_cut(tail):
     text = "reasoning\nConfidence: 0.9\n" + tail
     parsed = parse(text)
     assert parsed.status == "malformed"
@@ -141,14 +138,14 @@ def test_t3_an_answer_below_the_confidence_line_is_never_cut(tail):
     assert parsed.start == len(text)
 
 
-def test_t3_the_last_of_several_lines_counts():
+def test_the_last_of_several_lines_counts():
     text = "First guess.\nConfidence: 0.3\nNo, again.\n<answer>C</answer>\nConfidence: 0.8"
     parsed = parse(text)
     assert parsed.value == 0.8
     assert text[: parsed.start].endswith("</answer>\n")
 
 
-def test_t4_repeated_confidence_lines_are_one_segment():
+def test_repeated_confidence_lines_are_one_segment():
     text = (
         "<answer>C</answer>\n<confidence>0.7</confidence>\nConfidence: 0.9\n\n"
         + "Confidence: 0.8\n" * 100

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from caopd_verl.losses.batch import Head, ModelBatch
-from caopd_verl.losses.divergence import reference_divergence
 from caopd_verl.losses.terms import ConfidenceCrossEntropy, Divergence, PolicyGradient
 from caopd_verl.types import ALL_ROLES, Role
+from tests.losses.reference import reference_divergence
 
 V = 9
 ROLES = [Role.REASONING, Role.CONFIDENCE_LABEL, Role.CONFIDENCE_VALUE, Role.END_OF_TURN]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from caopd_verl.config import CaopdConfig, ConfidenceLoss, LossConfig
-from caopd_verl.losses.divergence import reference_divergence
 from caopd_verl.methods import METHODS
+from tests.losses.reference import reference_divergence
 
 from .rows import V, loss_of, make_row, mixed_rows, random_tables, weights_of
 
