@@ -17,9 +17,9 @@ import numpy as np
 
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics
 from caopd_verl.evaluation.rows.row import prompt_hash
-from caopd_verl.evaluation.rows.store import ROWS, iter_rows
+from caopd_verl.evaluation.rows.store import iter_rows, rows_path
 from caopd_verl.evaluation.settings import DEFAULTS, Local, Sampling
-from caopd_verl.evaluation.sources.local import TransformersBackend, encode_chat
+from caopd_verl.evaluation.sources.local import TransformersBackend
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     backend = TransformersBackend(args.model, sampling=Sampling(), local=Local(threads=1))
     approximate, exact, mass, correct = [], [], [], []
-    rows = list(iter_rows(args.run / ROWS))
+    rows = list(iter_rows(rows_path(args.run)))
     for row in rows:
         messages = [{"role": "user", "content": row["prompt"]}]
         if prompt_hash(messages) != row["prompt_hash"]:
@@ -41,7 +41,7 @@ def main() -> None:
         if row["expected_confidence"] is None:
             continue
         ids = backend.tokenizer.encode(row["response"], add_special_tokens=False)
-        found = backend.read(encode_chat(backend.tokenizer, messages), ids)
+        found = backend.read(backend.prompt_ids(messages), ids)
         assert found.value is not None
         approximate.append(row["expected_confidence"])
         mass.append(row["expected_mass"])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from caopd_verl.data.additions import generate
 from caopd_verl.evaluation.settings import Local, Sampling
-from caopd_verl.verl_ext.vllm_offline import VllmBackend, encode_chat
+from caopd_verl.verl_ext.vllm_offline import VllmBackend
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
     backend._next = counted  # type: ignore[method-assign]
     for index in range(args.rounds + 1):
         part = questions[index * args.responses : (index + 1) * args.responses]
-        prompts = [encode_chat(backend.tokenizer, example.messages) for example in part]
+        prompts = [backend.prompt_ids(example.messages) for example in part]
         lengths = [args.tokens - 16 + rng.randrange(32) for _ in prompts]
         params = [
             SamplingParams(

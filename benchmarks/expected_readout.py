@@ -14,18 +14,10 @@ from pathlib import Path
 
 from caopd_verl.demo import RECIPES
 from caopd_verl.evaluation.intervals.compare import Column, Comparison, compare
-from caopd_verl.evaluation.metrics.summary import Columns, load_columns
+from caopd_verl.evaluation.metrics.columns import load_columns
 from caopd_verl.evaluation.settings import DEFAULTS
 
 METRICS = ("spr", "auroc", "brier", "ece", "abs_ocg")
-
-
-def last_validation(run: Path) -> Columns:
-    """The rows of a run's last validation."""
-    files = sorted((run / "validation").glob("*.jsonl"), key=lambda path: path.stem)
-    if not files:
-        raise SystemExit(f"{run / 'validation'} holds no rows: give the folders of finished demos")
-    return load_columns(files[-1])
 
 
 def joined(parts: list[Column]) -> Column:
@@ -54,7 +46,7 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(RECIPES))
     args = parser.parse_args()
     for recipe in args.recipes.split(","):
-        runs = [last_validation(demo / recipe) for demo in args.demos]
+        runs = [load_columns(demo / recipe) for demo in args.demos]
         stated, expected = (
             [run.column(readout) for run in runs] for readout in ("stated", "expected")
         )

@@ -1,7 +1,8 @@
-"""`caopd`: measure the calibration of any model, and route by it. `caopd eval --help` and so on show the options.
+"""`caopd`: measure the calibration of any model, and route by it. `caopd eval --help` has options.
 
     caopd eval --responses finished.jsonl --verifier multiple_choice --output outputs/mine
-    caopd eval --endpoint http://127.0.0.1:8000/v1 --model m --task sciknoweval --data train.json --output outputs/x
+    caopd eval --endpoint http://127.0.0.1:8000/v1 --model m --task sciknoweval --data train.json \\
+               --output outputs/x
     caopd eval --model path/to/checkpoint --task arithmetic --limit 200 --output outputs/y
     caopd compare outputs/x outputs/y
     caopd plot outputs/x outputs/y --output plots
@@ -10,9 +11,11 @@
     caopd route --small outputs/x --large outputs/y --cost-small 1 --cost-large 10 --output route
     caopd doctor
     caopd doctor +recipe=sdpo_caopd +scale=cpu_tiny key=value
-    caopd proxy --small-url http://127.0.0.1:8001/v1 --small-model s --large-url ... --large-model l --threshold 0.7
+    caopd proxy --small-url http://127.0.0.1:8001/v1 --small-model s --large-url ... \\
+                --large-model l --threshold 0.7
 
-Exit codes: 0 done; 2 bad arguments or data; 3 done, but some rows failed or could not be used; 130 interrupted.
+`compare`, `plot`, `report`, `card` and `route` take folders of training runs too. Exit codes: 0
+done; 2 bad arguments or data; 3 done, but some rows failed or could not be used; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from typing import Any
 
 from caopd_verl.cascade.cascade_cli import COMMANDS as CASCADE_COMMANDS
 from caopd_verl.errors import CaopdError
-from caopd_verl.evaluation import eval_cli as commands
+from caopd_verl.evaluation.eval_cli import COMMANDS as EVAL_COMMANDS
+from caopd_verl.evaluation.results_cli import COMMANDS as RESULTS_COMMANDS
 from caopd_verl.integrations.card_cli import COMMANDS as INTEGRATION_COMMANDS
 from caopd_verl.preflight.doctor_cli import DoctorCommand
 
@@ -43,7 +47,18 @@ def _check_verl(config: Any) -> None:
         runner.check(config)
 
 
+COMMANDS = (
+    *EVAL_COMMANDS,
+    *RESULTS_COMMANDS,
+    *CASCADE_COMMANDS,
+    *INTEGRATION_COMMANDS,
+    DoctorCommand(_check_verl),
+)
 OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+INSTALL = (
+    "pip install 'caopd-verl[eval]' (local checkpoints need torch and transformers too, "
+    "`caopd card` the extra `card`, `caopd proxy` the extra `proxy`)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="caopd", description="Measure the calibration of any model, and route by it."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    doctor = DoctorCommand(_check_verl)
-    for command in (*commands.COMMANDS, *CASCADE_COMMANDS, *INTEGRATION_COMMANDS, doctor):
+    for command in COMMANDS:
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:
@@ -67,17 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has gone, as with `| head`
+    except BrokenPipeError:
+        # The reader of the output has gone, as with `| head`. Python would complain once more
+        # when it flushes the output on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("caopd_verl"):
             raise
-        print(
-            f"{error}: pip install 'caopd-verl[eval]' (local checkpoints need torch and transformers too, "
-            "`caopd card` the extra `card`, `caopd proxy` the extra `proxy`)",
-            file=sys.stderr,
-        )
+        print(f"{error}: {INSTALL}", file=sys.stderr)
         return BAD_INPUT
     return OK if complete else INCOMPLETE
 

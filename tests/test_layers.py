@@ -15,12 +15,13 @@ import caopd_verl
 PACKAGE = Path(next(iter(caopd_verl.__path__)))
 FRAMEWORKS = ("verl", "ray", "vllm", "transfer_queue", "tensordict")
 TOOLS = ("torchmetrics", "lm_eval", "inspect_ai", "huggingface_hub", "datasets")
-BASE = {"errors", "types"}
+BASE = {"errors", "types", "run_files"}
 # layer -> layers it may import besides itself; the entry points stand on top
 MAY_IMPORT = {
     "errors": set(),
     "types": set(),
     "plugins": {"errors"},
+    "run_files": set(),
     "config": {"errors"},
     "core": BASE,
     "losses": BASE,

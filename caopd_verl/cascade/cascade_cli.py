@@ -30,7 +30,7 @@ class RouteCommand:
         )
         parser.add_argument(
             "--small", type=Path, action="append", required=True, metavar="DIR",
-            help="folder of a caopd eval run; repeat it to compare routers: the first against each of the others",
+            help="folder of a caopd eval or training run; repeat it to compare routers: the first against each of the others",
         )  # fmt: skip
         parser.add_argument(
             "--large",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ import numpy as np
 from caopd_verl.cascade.routing import Queries
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.metrics.calibration import FloatArray
-from caopd_verl.evaluation.metrics.summary import Columns
-from caopd_verl.evaluation.rows.store import ROWS, iter_rows
+from caopd_verl.evaluation.metrics.columns import Columns
+from caopd_verl.evaluation.rows.results import run_name
+from caopd_verl.evaluation.rows.store import iter_rows, rows_path
 
-METRICS = "metrics.json"
 _TOLD = ("n_prompt_tokens", "n_tokens", "latency_s")
 
 
@@ -94,16 +93,17 @@ class ModelRows:
 
 
 def load_model(folder: str | Path) -> ModelRows:
-    """The rows of a `caopd eval` folder.
+    """The rows of an evaluation's folder, or of a training run's.
 
     Raises:
         DataError: no rows, a broken line, or a row without a verdict.
     """
     folder, gold = Path(folder), []
+    path = rows_path(folder)
     told: dict[str, list[float]] = {key: [] for key in _TOLD}
 
     def noted() -> Iterator[Mapping[str, Any]]:
-        for row in iter_rows(folder / ROWS):
+        for row in iter_rows(path):
             gold.append(row.get("gold"))
             for key, values in told.items():
                 values.append(math.nan if row.get(key) is None else float(row[key]))
@@ -113,11 +113,11 @@ def load_model(folder: str | Path) -> ModelRows:
     if not columns.ids:
         raise DataError(
             "there are no evaluated rows",
-            where=str(folder),
-            expected="the folder of a caopd eval run",
+            where=str(path),
+            expected="one judged response a line",
         )
     return ModelRows(
-        _name(folder),
+        run_name(folder),
         folder,
         columns,
         [gold[i] for i in columns.order],
@@ -262,10 +262,3 @@ def _check_gold(models: Sequence[ModelRows], common: set[str]) -> None:
                     where=str(model.folder),
                     expected="results of the same task and split",
                 )
-
-
-def _name(folder: Path) -> str:
-    """The run's name, as plots and reports call it; the folder's where it has no metrics yet."""
-    path = folder / METRICS
-    name = json.loads(path.read_text(encoding="utf-8")).get("name") if path.exists() else None
-    return Path(str(name or folder.resolve().name)).name or folder.resolve().name

@@ -1,28 +1,34 @@
-"""`caopd eval`: responses from one of the sources, judged row by row, then `metrics.json` and the summary."""
+"""`caopd eval`: responses from one of the sources, judged row by row, then `metrics.json`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.metrics.summary import counts, load_columns, summarize, usage
-from caopd_verl.evaluation.rows.row import Job, jobs_of, make_row, prompt_hash
-from caopd_verl.evaluation.rows.store import RowStore, read_settings, write_json
+from caopd_verl.evaluation.metrics.columns import load_columns
+from caopd_verl.evaluation.metrics.summary import head_of, metrics_of_run
+from caopd_verl.evaluation.progress import Progress
+from caopd_verl.evaluation.rows.row import Job, Row, jobs_of, make_row, prompt_hash
+from caopd_verl.evaluation.rows.store import OTHER_FOLDER, RowStore, read_settings, write_json
 from caopd_verl.evaluation.settings import DEFAULTS, Endpoint, Local, Sampling, Summary
 from caopd_verl.evaluation.sources import BACKENDS, load_backend
+from caopd_verl.run_files import FAILURES, METRICS
 from caopd_verl.types import Example
 
-METRICS = "metrics.json"
-_BATCH = 1000
+_BATCH = 1000  # rows of a file that are judged between two writes
+_FROM_FILE = "responses"
 
 
 @dataclass
 class Request:
-    """One evaluation: exactly one of `responses`, `endpoint_url` and `model` alone says where responses come from."""
+    """One evaluation.
+
+    Exactly one of `responses`, `endpoint_url` and `model` alone says where responses come from.
+    """
 
     output: Path
     responses: Path | None = None
@@ -43,66 +49,88 @@ class Request:
     extra_body: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class Outcome:
+    """What a source did, for `metrics.json`.
+
+    Attributes:
+        expected_rows: how many rows there ought to be.
+        unusable: lines of a file that are no rows.
+        last_run: what the last run that asked for anything says of itself.
+    """
+
+    expected_rows: int
+    unusable: int = 0
+    last_run: dict[str, Any] | None = None
+
+
 def evaluate(request: Request) -> dict[str, Any]:
     """Run it; returns what `metrics.json` holds.
 
     Raises:
-        ConfigError, DataError: bad arguments or data. EndpointError: the endpoint refuses everything.
+        ConfigError, DataError: bad arguments or data.
+        EndpointError: the endpoint refuses everything.
     """
     if request.responses is not None:
-        return _evaluate_responses(request)
+        return _evaluate_responses(request, request.responses)
     if not request.examples:
         raise ConfigError(
             "no questions", where="--task", expected="a task whose questions are to be asked"
         )
+    jobs = jobs_of(request.examples, request.sampling.samples)
     if request.endpoint_url is not None:
-        return _evaluate_endpoint(request)
-    return _evaluate_local(request)
+        return _evaluate_endpoint(request, request.endpoint_url, jobs)
+    return _evaluate_local(request, jobs)
 
 
-def _evaluate_responses(request: Request) -> dict[str, Any]:
+def _evaluate_responses(request: Request, path: Path) -> dict[str, Any]:
+    settings = {"source": _FROM_FILE, "file": str(path), "task": request.task}
+    # Judging a file again costs nothing, so earlier rows of such a run go. Those of another kind
+    # of run may have been paid for: they stay, and the folder is refused.
+    before = read_settings(request.output)
+    again = request.fresh or before.get("source") == _FROM_FILE
+    with RowStore(request.output, settings, fresh=again) as store:
+        outcome = _judge_file(request, path, store)
+        return _finish(request, store, settings, outcome)
+
+
+def _judge_file(request: Request, path: Path, store: RowStore) -> Outcome:
     from caopd_verl.evaluation.sources.responses import read_responses
 
-    assert request.responses is not None
-    examples = (
-        None if request.examples is None else {example.id: example for example in request.examples}
-    )
-    settings = {"source": "responses", "file": str(request.responses), "task": request.task}
-    unusable, rows = 0, 0
-    # Judging a file again costs nothing, so earlier rows of such a run go; those of another kind of run stay.
-    again = request.fresh or read_settings(request.output).get("source") == "responses"
-    with RowStore(request.output, settings, fresh=again) as store:
-        batch: list[dict[str, Any]] = []
-        for item in read_responses(request.responses, verifier=request.verifier, examples=examples):
-            rows += 1
-            if item.job is None or item.generation is None:
-                unusable += 1
-                store.append_failures([{"where": item.where, "error": item.error}])
-                continue
-            batch.append(make_row(item.job, item.generation))
-            if len(batch) == _BATCH:
-                store.append(batch)
-                batch = []
-        store.append(batch)
-        if unusable == rows:
-            raise DataError(
-                f"none of the {rows} lines can be used",
-                where=str(request.responses),
-                fix=f"see {store.folder / 'failures.jsonl'} for the reasons",
-            )
-        return _finish(request, store, settings, expected_rows=rows, unusable=unusable)
+    examples = None
+    if request.examples is not None:
+        examples = {example.id: example for example in request.examples}
+    outcome = Outcome(expected_rows=0)
+    batch: list[Row] = []
+    for item in read_responses(path, verifier=request.verifier, examples=examples):
+        outcome.expected_rows += 1
+        if item.job is None or item.generation is None:
+            outcome.unusable += 1
+            store.append_failures([{"where": item.where, "error": item.error}])
+            continue
+        batch.append(make_row(item.job, item.generation))
+        if len(batch) == _BATCH:
+            store.append(batch)
+            batch = []
+    store.append(batch)
+    if outcome.unusable == outcome.expected_rows:
+        raise DataError(
+            f"none of the {outcome.expected_rows} lines can be used",
+            where=str(path),
+            fix=f"see {store.folder / FAILURES} for the reasons",
+        )
+    return outcome
 
 
-def _evaluate_endpoint(request: Request) -> dict[str, Any]:
+def _evaluate_endpoint(request: Request, url: str, jobs: list[Job]) -> dict[str, Any]:
     from caopd_verl.evaluation.sources.client import ChatClient
     from caopd_verl.evaluation.sources.endpoint import run_endpoint
 
-    assert request.endpoint_url is not None and request.examples is not None
     if not request.model:
         raise ConfigError("the endpoint's model has no name", where="--model")
     settings = {
         "source": "endpoint",
-        "endpoint": request.endpoint_url,
+        "endpoint": url,
         "model": request.model,
         "task": request.task,
         **_sampling(request.sampling),
@@ -110,22 +138,24 @@ def _evaluate_endpoint(request: Request) -> dict[str, Any]:
         **_expected(request.endpoint.top_logprobs > 0),
     }
     client = ChatClient(
-        request.endpoint_url,
+        url,
         request.model,
         sampling=request.sampling,
         endpoint=request.endpoint,
         extra_body=request.extra_body,
     )
     with RowStore(request.output, settings, fresh=request.fresh) as store:
-        jobs, left = _jobs(request, store)
-        run = _last_run(store.folder)
+        left = _left(jobs, store)
+        outcome = Outcome(len(jobs), last_run=_last_run(store.folder))
         if left:
-            with Progress(len(jobs), len(jobs) - len(left), request.progress) as bar:
-                run = asdict(run_endpoint(left, store, client, on_row=bar.update))
-        return _finish(request, store, settings, expected_rows=len(jobs), run=run)
+            done = len(jobs) - len(left)
+            with Progress(len(jobs), done, shown=request.progress) as bar:
+                run = run_endpoint(left, store, client, on_row=bar.update)
+            outcome.last_run = asdict(run)
+        return _finish(request, store, settings, outcome)
 
 
-def _evaluate_local(request: Request) -> dict[str, Any]:
+def _evaluate_local(request: Request, jobs: list[Job]) -> dict[str, Any]:
     if not request.model:
         raise ConfigError(
             "there is nothing to evaluate", where="--model", expected="a checkpoint, or --responses"
@@ -136,7 +166,6 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
             where="--backend",
             expected=" or ".join(BACKENDS),
         )
-    assert request.examples is not None
     settings = {
         "source": request.backend,
         "model": request.model,
@@ -144,26 +173,28 @@ def _evaluate_local(request: Request) -> dict[str, Any]:
         **_sampling(request.sampling),
         "dtype": request.local.dtype,
         **_expected(request.local.expected),
-        # only where it is on, so that runs that were begun without it go on
-        **({"p_true": True} if request.local.p_true else {}),
+        **_only_where_set(request.local),
     }
     with RowStore(request.output, settings, fresh=request.fresh) as store:
-        jobs, left = _jobs(request, store)
-        run = _last_run(store.folder)
+        left = _left(jobs, store)
+        outcome = Outcome(len(jobs), last_run=_last_run(store.folder))
         if left:
-            backend = load_backend(request.backend)(
-                request.model, sampling=request.sampling, local=request.local
-            )
-            with Progress(len(jobs), len(jobs) - len(left), request.progress) as bar:
-                for batch in backend.batches(left):
-                    rows = [
-                        make_row(job, generation)
-                        for job, generation in zip(batch, backend.generate(batch), strict=True)
-                    ]
+            make_backend = load_backend(request.backend)
+            backend = make_backend(request.model, sampling=request.sampling, local=request.local)
+            done = len(jobs) - len(left)
+            with Progress(len(jobs), done, shown=request.progress) as bar:
+                for rows in _rows_by_batch(backend, left):
                     store.append(rows)
                     bar.update(*rows)
-            run = {"asked": len(left), **backend.report()}
-        return _finish(request, store, settings, expected_rows=len(jobs), run=run)
+            outcome.last_run = {"asked": len(left), **backend.report()}
+        return _finish(request, store, settings, outcome)
+
+
+def _rows_by_batch(backend: Any, jobs: list[Job]) -> Iterator[list[Row]]:
+    for batch in backend.batches(jobs):
+        generations = backend.generate(batch)
+        pairs = zip(batch, generations, strict=True)
+        yield [make_row(job, generation) for job, generation in pairs]
 
 
 def _expected(asked: bool) -> dict[str, Any]:
@@ -173,17 +204,27 @@ def _expected(asked: bool) -> dict[str, Any]:
 
 def _sampling(sampling: Sampling) -> dict[str, Any]:
     """What a row depends on; the number of samples may grow from one run to the next."""
-    return {key: value for key, value in asdict(sampling).items() if key != "samples"}
+    settings = asdict(sampling)
+    del settings["samples"]
+    return settings
 
 
-def _jobs(request: Request, store: RowStore) -> tuple[list[Job], list[Job]]:
-    """All jobs, and those that are not on disk yet.
+def _only_where_set(local: Local) -> dict[str, Any]:
+    """Settings that came later than others: left out at their default, so that old runs go on."""
+    settings: dict[str, Any] = {}
+    if local.p_true:
+        settings["p_true"] = True
+    if local.chat_template_kwargs:
+        settings["chat_template_kwargs"] = local.chat_template_kwargs
+    return settings
+
+
+def _left(jobs: list[Job], store: RowStore) -> list[Job]:
+    """The jobs that are not on disk yet.
 
     Raises:
         ConfigError: a question on disk was asked in other words than now.
     """
-    assert request.examples is not None
-    jobs = jobs_of(request.examples, request.sampling.samples)
     left = []
     for job in jobs:
         if job.key not in store.done:
@@ -192,91 +233,52 @@ def _jobs(request: Request, store: RowStore) -> tuple[list[Job], list[Job]]:
             raise ConfigError(
                 f"question {job.example.id!r} was asked in other words when its row was written",
                 where=str(store.folder),
-                fix="choose another --output, or start over with --fresh",
+                fix=OTHER_FOLDER,
             )
-    return jobs, left
+    return left
 
 
 def _last_run(folder: Path) -> dict[str, Any] | None:
     """What the last run that asked for anything did; None where there was none."""
     path = folder / METRICS
-    return json.loads(path.read_text(encoding="utf-8")).get("last_run") if path.exists() else None
+    if not path.exists():
+        return None
+    return json.loads(path.read_text(encoding="utf-8")).get("last_run")
 
 
 def _finish(
-    request: Request,
-    store: RowStore,
-    settings: dict[str, Any],
-    *,
-    expected_rows: int,
-    unusable: int = 0,
-    run: dict[str, Any] | None = None,
+    request: Request, store: RowStore, settings: dict[str, Any], outcome: Outcome
 ) -> dict[str, Any]:
-    head = {
-        "caopd_verl": _version(),
-        "name": request.name
-        or request.model
-        or (request.responses.stem if request.responses else store.folder.name),
-        "run": settings,
-    }
+    head = head_of(_name(request), settings)
+    path = store.folder / METRICS
     if not store.done:
-        done = {"rows": expected_rows, "finished": 0, "failed": expected_rows}
-        write_json(store.folder / METRICS, {**head, "counts": done, "last_run": run})
+        n_rows = outcome.expected_rows
+        counts = {"rows": n_rows, "finished": 0, "failed": n_rows}
+        write_json(path, {**head, "counts": counts, "last_run": outcome.last_run})
         raise DataError(
-            f"none of the {expected_rows} rows could be finished",
+            f"none of the {n_rows} rows could be finished",
             where=str(store.folder),
-            fix="see failures.jsonl there for the reasons",
+            fix=f"see {FAILURES} there for the reasons",
         )
-    columns = load_columns(store.folder)
-    metrics = {
-        **head,
-        "counts": counts(columns, store.folder, expected_rows=expected_rows, unusable=unusable),
-        "usage": usage(
-            columns, price_in=request.endpoint.price_in, price_out=request.endpoint.price_out
-        ),
-        "last_run": run,
-        **summarize(columns, request.summary, compat=request.compat),
-    }
+    metrics = metrics_of_run(
+        load_columns(store.folder),
+        store.folder,
+        head,
+        request.summary,
+        compat=request.compat,
+        expected_rows=outcome.expected_rows,
+        unusable=outcome.unusable,
+        last_run=outcome.last_run,
+        prices=(request.endpoint.price_in, request.endpoint.price_out),
+    )
     if store.repaired_bytes:
         metrics["repaired_bytes"] = store.repaired_bytes
-    write_json(store.folder / METRICS, metrics)
+    write_json(path, metrics)
     return metrics
 
 
-def _version() -> str | None:
-    try:
-        return version("caopd-verl")
-    except PackageNotFoundError:  # a checkout that was never installed
-        return None
-
-
-class Progress:
-    """A progress bar with rate and time left, and what the rows so far say."""
-
-    def __init__(self, total: int, done: int, shown: bool):
-        from tqdm import tqdm
-
-        self.correct = self.finished = self.failed = 0
-        self._bar = tqdm(
-            total=total, initial=done, unit="row", disable=not shown, dynamic_ncols=True
-        )
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self, *rows: dict[str, Any] | None) -> None:
-        """More rows; None where one failed. Those of a batch in one call, or the time left is the batch's for each."""
-        for row in rows:
-            if row is None:
-                self.failed += 1
-            else:
-                self.finished += 1
-                self.correct += bool(row["correct"])
-        note = f"acc {self.correct / self.finished:.2f}" if self.finished else ""
-        self._bar.set_postfix_str(
-            note + (f", {self.failed} failed" if self.failed else ""), refresh=False
-        )
-        self._bar.update(len(rows))
+def _name(request: Request) -> str:
+    """For plots and reports."""
+    if request.name or request.model:
+        return request.name or str(request.model)
+    return request.output.name if request.responses is None else request.responses.stem

@@ -20,7 +20,7 @@ class CardCommand:
             "'caopd-verl[card]').",
         )
         parser.add_argument(
-            "results", nargs="+", type=Path, help="folders of caopd eval runs of one model"
+            "results", nargs="+", type=Path, help="folders of caopd eval or training runs"
         )
         parser.add_argument("--output", "-o", type=Path, required=True, help="the README.md")
         parser.add_argument(
@@ -36,9 +36,10 @@ class CardCommand:
     def run(args: argparse.Namespace) -> bool:
         from caopd_verl.errors import ConfigError
         from caopd_verl.evaluation.rows.results import load_results
+        from caopd_verl.evaluation.settings import DEFAULTS
         from caopd_verl.integrations.model_card import dataset_of, write_card
 
-        results = load_results(args.results)
+        results = load_results(args.results, DEFAULTS.summary)
         if args.dataset is not None and len(results) > 1:
             raise ConfigError(
                 f"one name for {len(results)} results",

@@ -43,7 +43,7 @@ def dataset_of(result: Result, *, id: str | None) -> Dataset:
     task, _, split = str(result.metrics["run"].get("task") or "").partition("/")
     if not (id or task):
         raise ConfigError(
-            f"the run {result.name} was judged from finished responses and names no data set",
+            f"the settings of the run {result.name} name no data set",
             where="--dataset",
             expected="the data set's name on the hub, or any name",
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from uuid import uuid4
 
 import numpy as np
@@ -24,10 +24,12 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.debug import marked_timer
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-from caopd_verl import pipeline
+from caopd_verl import pipeline, run_files
 from caopd_verl.config import CaopdConfig
 from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.evaluation.readouts.decoding import Decoding
+from caopd_verl.evaluation.report.training import write_training_report
+from caopd_verl.evaluation.rows.store import write_validation
 from caopd_verl.methods import check_method
 from caopd_verl.methods.method import needs_teacher
 from caopd_verl.types import RolloutGroup
@@ -56,7 +58,7 @@ class CaopdTrainer(PPOTrainerSync):
         self.plan = self.method.plan(self.caopd, rollouts)
         self.targets = pipeline.target_rule(self.caopd)
         self.has_teacher = needs_teacher(self.method, self.caopd)
-        self.last_validation: tuple[int, list[dict[str, Any]]] | None = None
+        self.last_validation: int | None = None
         self._stepping = False
         super().__init__(config)
         # verl compares this name to tell synchronous from asynchronous trainers
@@ -202,9 +204,8 @@ class CaopdTrainer(PPOTrainerSync):
             step=self.global_steps,
             tokenizer=self.tokenizer,
         )
-        samples.write_samples(
-            chosen, self.folder / "samples" / f"step_{self.global_steps:06d}.jsonl"
-        )
+        path = self.folder / run_files.SAMPLES / run_files.step_file(self.global_steps)
+        samples.write_samples(chosen, path)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -245,14 +246,13 @@ class CaopdTrainer(PPOTrainerSync):
         groups = self.rollouts.sample(
             examples, uids, n=n, sampling=sampling, seed=self._seed("val")
         )
-        rows = validation.rows_of(groups)
+        expected = None
         if self.caopd.evaluation.expected:
             decoding = Decoding(sampling["temperature"], sampling["top_p"], sampling["top_k"])
-            validation.add_expected(rows, groups, self.rollouts, decoding)
-        validation.write_rows(
-            rows, self.folder / "validation" / f"step_{self.global_steps:06d}.jsonl"
-        )
-        self.last_validation = (self.global_steps, rows)
+            expected = validation.read_expected(groups, self.rollouts, decoding)
+        rows = validation.rows_of(groups, expected)
+        write_validation(rows, self.folder, self.global_steps)
+        self.last_validation = self.global_steps
         metrics = validation.flat_metrics(rows, self.caopd.evaluation)
         if not self._stepping:  # before the first step there is no training record to join
             self._journal(self.global_steps, metrics)
@@ -272,14 +272,18 @@ class CaopdTrainer(PPOTrainerSync):
 
     def _journal(self, step: int, metrics: dict) -> None:
         plain = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with (self.folder / run_files.JOURNAL).open("a") as file:
             file.write(json.dumps({"step": step, **plain}) + "\n")
 
     def write_report(self) -> None:
-        """Metrics, plots of the last validation and training curves, into the output folder."""
+        """Metrics, plots and page of the last validation, into the output folder."""
         if self.last_validation is None:
             print("no validation was asked for (trainer.test_freq): no metrics.json, no plots")
             return
-        step, rows = self.last_validation
-        name = self.config.trainer.experiment_name
-        validation.write_report(rows, self.folder, self.caopd.evaluation, step=step, name=name)
+        write_training_report(
+            self.folder,
+            self.caopd.evaluation,
+            step=self.last_validation,
+            name=self.config.trainer.experiment_name,
+            run=validation.run_settings(self.config),
+        )

@@ -10,13 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from caopd_verl.core.context import encode_prompt
 from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.readouts.expected import (
-    expected_confidences,
-    string_tokens,
-    value_prefix,
-)
 from caopd_verl.evaluation.readouts.p_true import (
     NO_ANSWER,
     TOO_LONG,
@@ -24,7 +20,8 @@ from caopd_verl.evaluation.readouts.p_true import (
     p_true,
     word_tokens,
 )
-from caopd_verl.evaluation.rows.row import P_TRUE_NOT_ASKED, Generation, Job, Readout, exact_readout
+from caopd_verl.evaluation.rows.exact import exact_readouts
+from caopd_verl.evaluation.rows.row import P_TRUE_NOT_ASKED, Generation, Job, Readout
 from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.types import Messages
 
@@ -77,7 +74,6 @@ class VllmBackend:
         self.generate_s = self.readout_s = self.p_true_s = 0.0
         if local.p_true:
             word_tokens(self.tokenizer)  # fails here rather than after the first batch
-        self._cache: dict[Any, Any] = {}
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """The jobs in their order."""
@@ -99,7 +95,7 @@ class VllmBackend:
         from vllm.inputs import TokensPrompt
 
         start = time.monotonic()
-        prompts = [encode_chat(self.tokenizer, job.example.messages) for job in jobs]
+        prompts = [self.prompt_ids(job.example.messages) for job in jobs]
         params = [
             SamplingParams(
                 temperature=self.sampling.temperature,
@@ -145,26 +141,13 @@ class VllmBackend:
         """The exact expected confidence of each response (token ids)."""
         if not self.local.expected:
             return [Readout(reason=NOT_ASKED)] * len(prompts)
-        places = [value_prefix(ids, self.tokenizer) for ids in responses]
-        readable = [i for i, place in enumerate(places) if place.ids is not None]
-        prefixes = [[*prompts[i], *(places[i].ids or ())] for i in readable]
-        leads = [places[i].lead for i in readable]
-        tokens: set[int] = set()
-        for prefix, lead in zip(prefixes, leads, strict=True):
-            found = string_tokens(prefix, tokenizer=self.tokenizer, lead=lead, cache=self._cache)
-            tokens.update(token for string in found for token in string)
-        wanted = sorted(tokens)
-        values = expected_confidences(
-            lambda sequences: self._next(sequences, wanted),
-            prefixes,
+        return exact_readouts(
+            prompts,
+            responses,
+            next_log_probs=self._next,
             tokenizer=self.tokenizer,
             decoding=self.sampling.decoding,
-            leads=leads,
         )
-        readouts = [Readout(reason=place.reason) for place in places]
-        for i, result in zip(readable, values, strict=True):
-            readouts[i] = exact_readout(result)
-        return readouts
 
     def ask(self, chats: Sequence[Messages], responses: Sequence[str]) -> list[Readout]:
         """P(True) of each response (text)."""
@@ -176,8 +159,7 @@ class VllmBackend:
             follow_up(chat, response) for chat, response in zip(chats, responses, strict=True)
         ]
         prefixes = [
-            None if question is None else encode_chat(self.tokenizer, question)
-            for question in questions
+            None if question is None else self.prompt_ids(question) for question in questions
         ]
         readouts = [Readout(reason=NO_ANSWER if ids is None else TOO_LONG) for ids in prefixes]
         readable = [i for i, ids in enumerate(prefixes) if ids is not None and len(ids) <= room]
@@ -190,6 +172,11 @@ class VllmBackend:
         for i, value in zip(readable, values, strict=True):
             readouts[i] = value
         return readouts
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """The prompt as token ids, generation header included: as training encodes it."""
+        kwargs = self.local.chat_template_kwargs
+        return encode_prompt(messages, tokenizer=self.tokenizer, template_kwargs=kwargs)
 
     def _next(self, sequences: list[list[int]], wanted: list[int]) -> list[dict[int, float]]:
         from vllm import SamplingParams
@@ -205,9 +192,3 @@ class VllmBackend:
             {token: entry.logprob for token, entry in result.outputs[0].logprobs[0].items()}
             for result in results
         ]
-
-
-def encode_chat(tokenizer: Any, messages: Messages) -> list[int]:
-    """The prompt's token ids with the generation header."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -8,6 +8,7 @@ import torch
 
 from caopd_verl import assets
 from caopd_verl.cli import BAD_INPUT, OK, main
+from caopd_verl.core.context import encode_prompt
 from caopd_verl.data.registry import load_task
 from caopd_verl.evaluation.readouts.approximate import TokenStep, approximate_expected
 from caopd_verl.evaluation.readouts.decoding import Decoding
@@ -29,7 +30,6 @@ from caopd_verl.evaluation.settings import Local, Sampling
 from caopd_verl.evaluation.sources.local import (
     CachedContinuations,
     TransformersBackend,
-    encode_chat,
     load_model,
 )
 from tests.smollm2 import smollm2_gguf
@@ -79,7 +79,7 @@ def brute_force(model, prefix, continuations):
 
 
 def check_against_brute_force(model, tokenizer, messages, response):
-    prompt = encode_chat(tokenizer, messages)
+    prompt = encode_prompt(messages, tokenizer=tokenizer, template_kwargs={})
     place = value_prefix(tokenizer.encode(response, add_special_tokens=False), tokenizer)
     prefix = [*prompt, *place.ids]
     with torch.inference_mode():
@@ -146,7 +146,7 @@ def test_the_approximate_readout_is_near_the_exact_one(backend, questions):
         jobs_of(questions, 1), backend.generate(jobs_of(questions, 1)), strict=True
     ):
         ids = backend.tokenizer.encode(done.text, add_special_tokens=False)
-        prompt = encode_chat(backend.tokenizer, job.example.messages)
+        prompt = backend.prompt_ids(job.example.messages)
         steps = top_steps(backend.model, backend.tokenizer, prompt, ids, k=20)
         readout = approximate_expected(done.text, steps, backend.sampling.decoding)
         errors.append(abs(readout.value - done.expected.value))
@@ -199,7 +199,7 @@ def test_the_command(tmp_path, capsys):
 def test_p_true_agrees_with_the_words_in_full(backend, questions):
     example = questions[0]
     response = f"{example.answer}\nConfidence: 0.62"
-    prefix = encode_chat(backend.tokenizer, follow_up(example.messages, response))
+    prefix = backend.prompt_ids(follow_up(example.messages, response))
     shown = backend.tokenizer.decode(prefix)
     assert QUESTION in shown and "0.62" not in shown  # it is not to read its stated confidence back
     continuations = word_tokens(backend.tokenizer)

@@ -183,4 +183,4 @@ def test_errors(tmp_path, results, capsys):
         main(["plot", str(results / "base"), "-o", str(tmp_path), "--formats", "gif"]) == BAD_INPUT
     )
     assert main(["report", str(tmp_path / "none"), "-o", str(tmp_path / "r.html")]) == BAD_INPUT
-    assert "the folder of a caopd eval run" in capsys.readouterr().err
+    assert "there are no evaluated rows, nor such a folder" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from caopd_verl.data.registry import load_task
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.eval_cli import EvalCommand, _examples
+from caopd_verl.evaluation.eval_cli import EvalCommand, examples_of
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def own_rows(tmp_path):
 def test_t32_the_validation_split_is_the_one_of_training(options, own_rows):
     args = ["--task", "jsonl", "--data", str(own_rows), "--val-fraction", "0.25"]
     parts = {
-        split: {e.id for e in _examples(options(*args, "--split", split))}
+        split: {e.id for e in examples_of(options(*args, "--split", split))}
         for split in ("train", "val", "test")
     }
     assert len(parts["val"]) == 15 and not parts["val"] & parts["train"]
@@ -45,10 +45,10 @@ def test_t32_the_validation_split_is_the_one_of_training(options, own_rows):
 
 def test_a_generated_task_needs_a_number_and_has_splits_of_its_own(options):
     with pytest.raises(ConfigError, match="--limit"):
-        _examples(options("--task", "arithmetic"))
-    assert len(_examples(options("--task", "arithmetic", "--limit", "5", "--split", "val"))) == 5
+        examples_of(options("--task", "arithmetic"))
+    assert len(examples_of(options("--task", "arithmetic", "--limit", "5", "--split", "val"))) == 5
 
 
 def test_data_without_a_task_is_an_error(options, own_rows):
     with pytest.raises(ConfigError, match="--task"):
-        _examples(options("--data", str(own_rows)))
+        examples_of(options("--data", str(own_rows)))

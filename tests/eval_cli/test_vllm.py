@@ -39,7 +39,7 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
 
     from caopd_verl.data.registry import load_task
     from caopd_verl.evaluation.settings import Local, Sampling
-    from caopd_verl.evaluation.sources.local import TransformersBackend, encode_chat
+    from caopd_verl.evaluation.sources.local import TransformersBackend
 
     command = [
         sys.executable,
@@ -62,7 +62,7 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
     assert len(rows) == 24 and not any(row["truncated"] for row in rows)
     for row in rows:
         ids = backend.tokenizer.encode(row["response"], add_special_tokens=False)
-        exact = backend.read(encode_chat(backend.tokenizer, questions[row["id"]].messages), ids)
+        exact = backend.read(backend.prompt_ids(questions[row["id"]].messages), ids)
         assert row["expected_confidence"] == pytest.approx(exact.value, abs=1e-5)
         assert row["expected_t1_confidence"] == pytest.approx(exact.value_t1, abs=1e-5)
         assert row["expected_mass"] == pytest.approx(exact.mass, abs=1e-5)

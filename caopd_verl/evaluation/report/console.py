@@ -1,11 +1,11 @@
-"""The summary as text for the terminal."""
+"""The summary as text for the terminal, and how figures are written wherever people read them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from caopd_verl.evaluation.intervals.compare import Comparison
+from caopd_verl.evaluation.intervals.compare import Comparison, Difference
 
 SHOWN = {
     "acc": "accuracy",
@@ -26,45 +26,63 @@ SHOWN = {
     "acc_at_80": "accuracy at 80 % coverage",
     "format_adherence": "format adherence",
 }
+"""Metric -> its label, in the order of the tables."""
+
 SIGNED = ("ocg",)
+UNDEFINED = "undefined"
+_LABEL = 26  # characters of a table's first column
+_CELL = 28
 
 
-def number(figure: Mapping[str, Any], name: str) -> str:
+def label_of(metric: str) -> str:
+    """A metric's label; of one that has none, its name."""
+    if metric == "abs_ocg":
+        return "|OCG|"
+    return SHOWN.get(metric, metric)
+
+
+def number(figure: Mapping[str, Any], metric: str) -> str:
     """`0.123 [0.100, 0.150]`, or `undefined`."""
     if figure["value"] is None:
-        return "undefined"
-    sign = "+" if name in SIGNED else ""
+        return UNDEFINED
+    sign = "+" if metric in SIGNED else ""
     text = f"{figure['value']:{sign}.3f}"
     if figure["low"] is not None:
         text += f" [{figure['low']:{sign}.3f}, {figure['high']:{sign}.3f}]"
     return text
 
 
+def plain(value: float | None) -> str:
+    """`0.123`, or `undefined`."""
+    return UNDEFINED if value is None else f"{value:.3f}"
+
+
+def difference_text(found: Difference) -> str:
+    """`+0.012 [-0.010, +0.034]`, or `undefined`."""
+    if found.difference is None:
+        return UNDEFINED
+    text = f"{found.difference:+.3f}"
+    if found.low is not None:
+        text += f" [{found.low:+.3f}, {found.high:+.3f}]"
+    return text
+
+
 def summary_text(metrics: Mapping[str, Any]) -> str:
-    """The counts, then a table with a column for each readout, then the noise floors and the reasons."""
-    lines = [counts_text(metrics["counts"]), ""]
-    readouts = metrics["readouts"]
-    width = 26
-    lines.append(f"{'':{width}}" + "".join(f"{name:>28}" for name in readouts))
-    for name, label in SHOWN.items():
-        cells = [number(r["metrics"][name], name) for r in readouts.values()]
-        lines.append(f"{label:{width}}" + "".join(f"{cell:>28}" for cell in cells))
-        if name == "ece":
-            floors = [_floor(r["noise_floor"]) for r in readouts.values()]
-            lines.append(f"{'  if calibrated':{width}}" + "".join(f"{cell:>28}" for cell in floors))
-    settings = metrics["settings"]
-    lines.append("")
+    """Counts, a table with a column for each readout, then noise floors and reasons."""
+    settings, readouts = metrics["settings"], metrics["readouts"]
+    lines = [counts_text(metrics["counts"]), "", *_table(readouts), ""]
     lines.append(
-        f"{settings['level']:.0%} bootstrap over {metrics['n_questions']} questions; rows without a confidence:"
-        f" {settings['missing']}; 'if calibrated': ECE of a perfectly calibrated model here, mean and 95th percentile"
+        f"{settings['level']:.0%} bootstrap over {metrics['n_questions']} questions; "
+        f"rows without a confidence: {settings['missing']}; 'if calibrated': ECE of a perfectly "
+        "calibrated model here, mean and 95th percentile"
     )
     lines += [f"no {name}: {reason}" for name, reason in metrics["absent"].items()]
     stated = readouts["stated"]["metrics"]
-    lines += [
-        f"{SHOWN[k]}: {stated[k]['reason']}" for k in ("ece", "spr") if stated[k]["value"] is None
-    ]
+    for metric in ("ece", "spr"):
+        if stated[metric]["value"] is None:
+            lines.append(f"{SHOWN[metric]}: {stated[metric]['reason']}")
     if "compat" in metrics:
-        lines.append("as the paper's code counts: " + _flat(metrics["compat"]))
+        lines.append(f"as the paper's code counts: {compat_text(metrics['compat'])}")
     return "\n".join(lines)
 
 
@@ -76,50 +94,59 @@ def counts_text(counts: Mapping[str, Any]) -> str:
             head += f", {counts[key]} {key.replace('_', ' ')}"
     lines = [head]
     for what in ("response", "verdict", "confidence"):
-        if found := counts.get(f"by_{what}"):
-            lines.append(f"  {what}: " + ", ".join(f"{n} {name}" for name, n in found.items()))
-    lines += [f"  failed: {n} x {reason}" for reason, n in counts["why_failed"].items()]
+        found = counts.get(f"by_{what}")
+        if found:
+            shares = [f"{n} {value}" for value, n in found.items()]
+            lines.append(f"  {what}: {', '.join(shares)}")
+    for reason, n in counts["why_failed"].items():
+        lines.append(f"  failed: {n} x {reason}")
     return "\n".join(lines)
 
 
 def comparison_text(comparison: Comparison, old: str, new: str, readout: str) -> str:
     """The paired differences as a table."""
-    lines = [
+    head = (
         f"{new} against {old}, {readout} confidence, {comparison.n_questions} common questions"
-        + (
-            f" ({comparison.only_old} and {comparison.only_new} others left out)"
-            if _left_out(comparison)
-            else ""
-        ),
-        f"{'':26}{'old':>10}{'new':>10}{'difference':>28}   verdict",
-    ]
-    for name, d in comparison.metrics.items():
-        label = SHOWN.get(name, {"abs_ocg": "|OCG|"}.get(name, name))
-        if d.difference is None:
-            lines.append(f"{label:26}{_plain(d.old):>10}{_plain(d.new):>10}{'undefined':>28}")
-            continue
-        text = f"{d.difference:+.3f}" + (
-            f" [{d.low:+.3f}, {d.high:+.3f}]" if d.low is not None else ""
-        )
-        lines.append(f"{label:26}{_plain(d.old):>10}{_plain(d.new):>10}{text:>28}   {d.verdict}")
+        f"{_left_out(comparison)}"
+    )
+    lines = [head, f"{'':{_LABEL}}{'old':>10}{'new':>10}{'difference':>{_CELL}}   verdict"]
+    for metric, found in comparison.metrics.items():
+        figures = f"{plain(found.old):>10}{plain(found.new):>10}"
+        line = f"{label_of(metric):{_LABEL}}{figures}{difference_text(found):>{_CELL}}"
+        lines.append(f"{line}   {found.verdict}" if found.difference is not None else line)
     return "\n".join(lines)
 
 
-def _left_out(comparison: Comparison) -> bool:
-    return bool(comparison.only_old or comparison.only_new)
+def compat_text(values: Mapping[str, Any]) -> str:
+    """The figures as the paper's code counts them, in one line."""
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            continue  # counts of how its parser read the responses
+        shown = f"{value:.4f}" if isinstance(value, float) else value
+        parts.append(f"{name} {shown}")
+    return ", ".join(parts)
 
 
-def _plain(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+def _table(readouts: Mapping[str, Any]) -> Iterator[str]:
+    def line(label: str, cells: list[str]) -> str:
+        right = [f"{cell:>{_CELL}}" for cell in cells]
+        return f"{label:{_LABEL}}{''.join(right)}"
+
+    yield line("", list(readouts))
+    for metric, label in SHOWN.items():
+        figures = [readout["metrics"][metric] for readout in readouts.values()]
+        yield line(label, [number(figure, metric) for figure in figures])
+        if metric == "ece":
+            floors = [_floor(readout["noise_floor"]) for readout in readouts.values()]
+            yield line("  if calibrated", floors)
+
+
+def _left_out(comparison: Comparison) -> str:
+    if not comparison.only_old and not comparison.only_new:
+        return ""
+    return f" ({comparison.only_old} and {comparison.only_new} others left out)"
 
 
 def _floor(floor: Mapping[str, Any] | None) -> str:
     return "" if floor is None else f"{floor['mean']:.3f}, p95 {floor['p95']:.3f}"
-
-
-def _flat(values: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in values.items()
-        if not isinstance(value, Mapping)
-    )

@@ -1,26 +1,42 @@
 """`caopd report`: one self-contained HTML page with the figures, the plots and rows worth reading.
 
-Everything is inside the file (plots as SVG data), nothing is loaded from elsewhere, and every text of a model or data
-set is escaped.
+Everything is inside the file (plots as SVG data), nothing is loaded from elsewhere, and every text
+of a model or data set is escaped. A training run's page also shows a few of its sampled rollouts:
+what was sampled, what it was revised to, what the teacher was shown.
 """
 
 from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.intervals.compare import Comparison, compare
-from caopd_verl.evaluation.plots.draw import READOUTS, draw_comparison, draw_result
-from caopd_verl.evaluation.report.console import SHOWN, counts_text, number
-from caopd_verl.evaluation.rows.results import Result, examples
+from caopd_verl.evaluation.metrics.summary import POSTHOC_METRICS
+from caopd_verl.evaluation.plots.draw import draw_comparison, draw_result
+from caopd_verl.evaluation.report.console import (
+    SHOWN,
+    compat_text,
+    counts_text,
+    difference_text,
+    label_of,
+    number,
+    plain,
+)
+from caopd_verl.evaluation.rows.results import Result, examples, training_samples
+from caopd_verl.evaluation.rows.row import Row
 from caopd_verl.evaluation.settings import Summary
 
 TEMPLATE = "report.html.j2"
+OVERVIEW = ("acc", "mean_conf", "ocg", "ece", "brier", "spr", "auroc", "format_adherence")
+OVERVIEW_READOUTS = ("stated", "expected")
+PARSED_ONLY = ("ocg", "ece", "brier", "spr", "auroc")
+EXAMPLE_TEXTS = ("prompt", "response")
+SAMPLE_TEXTS = ("prompt", "response", "revised", "teacher_prompt")
 
 
 def write_report(
@@ -38,138 +54,195 @@ def write_report(
     Raises:
         ConfigError: no results.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     if not results:
         raise ConfigError(
             "there is nothing to report", where="caopd report", expected="at least one result"
         )
-    folder = str(files("caopd_verl") / "assets")
-    environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        sections = [
-            _section(result, Path(folder) / str(i), n_examples) for i, result in enumerate(results)
-        ]
-        overview = _overview(results, Path(folder) / "all") if len(results) > 1 else []
-    page = environment.get_template(TEMPLATE).render(
+    sections, overview = _drawn(results, n_examples)
+    page = _template().render(
         title=title,
         sections=sections,
         overview=overview,
         table=_models_table(results),
-        comparisons=_comparisons(results, settings),
+        comparisons=list(_comparisons(results, settings)),
         labels=SHOWN,
-        readouts=READOUTS,
+        parsed_only=PARSED_ONLY,
+        posthoc_metrics=POSTHOC_METRICS,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
 
 
+def _template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    assets = files("caopd_verl") / "assets"
+    environment = Environment(
+        loader=FileSystemLoader(str(assets)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = plain
+    environment.filters["spaced"] = _spaced
+    return environment.get_template(TEMPLATE)
+
+
+def _drawn(
+    results: Sequence[Result], n_examples: int
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """A section for each result, and the plots over several of them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        sections = []
+        for place, result in enumerate(results):
+            sections.append(_section(result, folder / str(place), n_examples))
+        overview = list(_overview(results, folder / "all")) if len(results) > 1 else []
+    return sections, overview
+
+
 def _section(result: Result, folder: Path, n_examples: int) -> dict[str, Any]:
-    plots = draw_result(result, folder, formats=("svg",))
     metrics = result.metrics
     return {
         "name": result.name,
         "metrics": metrics,
         "counts": counts_text(metrics["counts"]),
-        "cells": {
-            metric: {
-                name: number(r["metrics"][metric], metric)
-                for name, r in metrics["readouts"].items()
-            }
-            for metric in SHOWN
-        },
-        "plots": {
-            name: _data_uri(path) for name, path in plots.items() if not name.startswith("bars_")
-        },
-        "examples": examples(result.folder, n=n_examples),
-        "posthoc": _posthoc(metrics["posthoc"]),
+        "cells": {metric: _cells(metrics["readouts"], metric) for metric in SHOWN},
+        "plots": _plots(result, folder),
+        "posthoc": list(_posthoc(metrics["posthoc"])),
+        "compat": compat_text(metrics["compat"]) if "compat" in metrics else None,
+        "examples": _examples(result, n_examples),
+        "samples": [_sample(row) for row in training_samples(result.folder, n=n_examples)],
     }
 
 
-def _posthoc(posthoc: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = []
+def _examples(result: Result, n_examples: int) -> dict[str, list[dict[str, Any]]]:
+    kinds = examples(result.rows, n=n_examples)
+    return {kind: [_example(row) for row in rows] for kind, rows in kinds.items()}
+
+
+def _example(row: Row) -> dict[str, Any]:
+    stated, expected = row["confidence"], row["expected_confidence"]
+    answer = row["reason"] if row["answer"] is None else row["answer"]
+    title = f"{row['id']}, sample {row['sample']}: stated "
+    title += row["confidence_status"] if stated is None else str(stated)
+    if expected is not None:
+        title += f", expected {expected:.2f}"
+    title += f"; answer {answer}, gold {row['gold']}"
+    return {"title": title, "texts": _texts(row, EXAMPLE_TEXTS), "labelled": False}
+
+
+def _sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampled rollout; fields that are not there are left out."""
+    parts = []
+    for name, value in sample.items():
+        if value is not None and name not in SAMPLE_TEXTS:
+            parts.append(f"{_spaced(name)} {value}")
+    texts = _texts(sample, SAMPLE_TEXTS)
+    return {"title": ", ".join(parts), "texts": texts, "labelled": True}
+
+
+def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, row[name]) for name in names if row.get(name)]
+
+
+def _cells(readouts: Mapping[str, Any], metric: str) -> dict[str, str]:
+    figures = {name: readout["metrics"][metric] for name, readout in readouts.items()}
+    return {name: number(figure, metric) for name, figure in figures.items()}
+
+
+def _plots(result: Result, folder: Path) -> dict[str, str]:
+    """Plot name -> data URI."""
+    plots = {}
+    for name, path in draw_result(result, folder, formats=("svg",)).items():
+        if not name.startswith("bars_"):  # the reliability diagram shows the same, with intervals
+            plots[name] = _data_uri(path)
+    return plots
+
+
+def _posthoc(posthoc: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for method, figures in posthoc["methods"].items():
-        if "reason" in figures and "ece" not in figures:
-            rows.append({"method": method, "reason": figures["reason"], "cells": {}})
+        if "reason" in figures:
+            yield {"method": method, "reason": figures["reason"], "cells": []}
         else:
-            rows.append(
-                {
-                    "method": method,
-                    "reason": None,
-                    "cells": {k: number(v, k) for k, v in figures.items()},
-                }
-            )
-    return rows
+            cells = [number(figure, metric) for metric, figure in figures.items()]
+            yield {"method": method, "reason": None, "cells": cells}
 
 
-def _overview(results: Sequence[Result], folder: Path) -> list[tuple[str, str]]:
-    out = []
-    for readout in ("stated", "expected"):
-        for name, path in draw_comparison(
-            results, folder, formats=("svg",), readout=readout
-        ).items():
-            out.append((f"{name.replace('_', ' ')}, {readout} confidence", _data_uri(path)))
-    return out
+def _overview(results: Sequence[Result], folder: Path) -> Iterator[tuple[str, str]]:
+    """Caption and data URI of each plot over the results."""
+    for readout in OVERVIEW_READOUTS:
+        plots = draw_comparison(results, folder, formats=("svg",), readout=readout)
+        for name, path in plots.items():
+            yield f"{_spaced(name)}, {readout} confidence", _data_uri(path)
 
 
 def _models_table(results: Sequence[Result]) -> list[dict[str, Any]]:
-    keys = ("acc", "mean_conf", "ocg", "ece", "brier", "spr", "auroc", "format_adherence")
-    return [
-        {
-            "name": result.name,
-            "readout": readout,
-            "n": result.metrics["n_rows"],
-            "cells": {key: number(figures["metrics"][key], key) for key in keys},
-        }
-        for result in results
-        for readout, figures in result.metrics["readouts"].items()
-        if readout in ("stated", "expected")
-    ]
-
-
-def _comparisons(results: Sequence[Result], settings: Summary) -> list[dict[str, Any]]:
-    out: list[dict[str, Any]] = []
-    pairs = [(results[0], "stated", r, "stated") for r in results[1:]]
-    pairs += [(r, "stated", r, "expected") for r in results if "expected" in r.columns.present()]
-    for old, old_readout, new, new_readout in pairs:
-        if not set(old.columns.ids) & set(new.columns.ids):
-            out.append(
-                {"title": f"{new.name} and {old.name} have no question in common", "rows": []}
-            )
-            continue
-        result = compare(
-            old.columns.column(old_readout), new.columns.column(new_readout), n_bins=settings.n_bins,
-            missing=settings.missing, n_resamples=settings.n_resamples, level=settings.level, seed=settings.seed,
-        )  # fmt: skip
-        title = f"{new.name}, {new_readout}, against {old.name}, {old_readout}"
-        out.append(
-            {
-                "title": f"{title} ({result.n_questions} common questions)",
-                "rows": _difference_rows(result),
+    rows = []
+    for result in results:
+        for readout in OVERVIEW_READOUTS:
+            if readout not in result.metrics["readouts"]:
+                continue
+            figures = result.metrics["readouts"][readout]["metrics"]
+            row = {
+                "name": result.name,
+                "readout": readout,
+                "n": result.metrics["n_rows"],
+                "cells": {metric: number(figures[metric], metric) for metric in OVERVIEW},
             }
-        )
-    return out
+            rows.append(row)
+    return rows
 
 
-def _difference_rows(result: Comparison) -> list[dict[str, Any]]:
-    return [
-        {
-            "label": SHOWN.get(name, "|OCG|" if name == "abs_ocg" else name.replace("_", " ")),
-            "old": "undefined" if d.old is None else f"{d.old:.3f}",
-            "new": "undefined" if d.new is None else f"{d.new:.3f}",
-            "difference": "undefined"
-            if d.difference is None
-            else f"{d.difference:+.3f}"
-            + ("" if d.low is None else f" [{d.low:+.3f}, {d.high:+.3f}]"),
-            "verdict": d.verdict or "",
+def _comparisons(results: Sequence[Result], settings: Summary) -> Iterator[dict[str, Any]]:
+    """Each further result against the first, then each one's expected readout against stated."""
+    first = results[0]
+    for result in results[1:]:
+        yield _comparison(first, "stated", result, "stated", settings)
+    for result in results:
+        if "expected" in result.columns.present():
+            yield _comparison(result, "stated", result, "expected", settings)
+
+
+def _comparison(
+    old: Result, old_readout: str, new: Result, new_readout: str, settings: Summary
+) -> dict[str, Any]:
+    if not set(old.columns.ids) & set(new.columns.ids):
+        title = f"{new.name} and {old.name} have no question in common"
+        return {"title": title, "rows": []}
+    found = compare(
+        old.columns.column(old_readout),
+        new.columns.column(new_readout),
+        n_bins=settings.n_bins,
+        missing=settings.missing,
+        n_resamples=settings.n_resamples,
+        level=settings.level,
+        seed=settings.seed,
+    )
+    title = f"{new.name}, {new_readout}, against {old.name}, {old_readout}"
+    return {
+        "title": f"{title} ({found.n_questions} common questions)",
+        "rows": list(_difference_rows(found)),
+    }
+
+
+def _difference_rows(comparison: Comparison) -> Iterator[dict[str, str]]:
+    for metric, found in comparison.metrics.items():
+        yield {
+            "label": _spaced(label_of(metric)),
+            "old": plain(found.old),
+            "new": plain(found.new),
+            "difference": difference_text(found),
+            "verdict": found.verdict or "",
         }
-        for name, d in result.metrics.items()
-    ]
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _data_uri(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return f"data:image/svg+xml;base64,{encoded}"

@@ -1,42 +1,59 @@
-"""One evaluated response as a row of `rows.jsonl`.
+"""One judged response: the schema of a row, in `caopd eval` and in training's validation.
 
 | key | value |
 | --- | --- |
 | `id`, `sample` | the question, and which of its samples; together they are the row's key |
-| `source`, `where` | the task's name for the metrics by source; `file:line` of the question |
-| `prompt`, `prompt_hash` | the last user message, and a hash of all messages as they were sent |
-| `response`, `gold`, `answer` | the response's text, the gold answer, the answer read from the response |
-| `correct`, `reason` | the verdict and its reason (`correct`, `wrong`, `no_answer`, `malformed`) |
+| `source`, `where` | the task's name, which metrics are split by; `file:line` of the question |
+| `verifier` | the name of what judged the response |
+| `prompt`, `prompt_hash` | the last user message; a hash of all messages as they were sent |
+| `response`, `gold`, `answer` | the response's text, the gold answer, the answer as read from it |
+| `correct`, `reason` | the verdict; `correct`, `wrong`, `no_answer` or `malformed` |
 | `confidence` | the stated confidence in [0, 1], or null |
-| `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), and the line it was read from |
-| `expected_confidence` | mean over the confidence tokens at the sampling's temperature and top-p |
-| `expected_t1_confidence`, `expected_mass` | the same at temperature 1; the probability that both account for |
+| `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), and from what line |
+| `expected_confidence` | mean over the confidence strings as decoding draws them, or null |
+| `expected_t1_confidence` | the same at temperature 1 |
+| `expected_mass` | the probability of those strings together |
 | `expected_kind`, `expected_reason` | `exact` or `approximate`; why there is none |
-| `p_true`, `p_true_mass`, `p_true_reason` | P(True), the probability of both words, why there is none (`p_true`) |
+| `p_true`, `p_true_mass`, `p_true_reason` | P(True), the probability of both words, why there is none |
 | `answer_probability` | the model's probability of the answer's tokens, where log-probs were given |
-| `truncated`, `n_prompt_tokens`, `n_tokens`, `latency_s`, `attempts` | of the generation; null where not known |
+| `truncated` | true where the response ended at the limit on its length |
+| `n_prompt_tokens`, `n_tokens` | of the prompt with its chat template, and of the response |
+| `latency_s`, `attempts` | of the generation |
+
+The last five are null where they are not known.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from caopd_verl.core.confidence import parse
 from caopd_verl.evaluation.readouts.expected import ExpectedConfidence
-from caopd_verl.types import Example, Messages
+from caopd_verl.types import Example, Messages, Verdict
 from caopd_verl.verifiers import get_verifier
 
 EXACT, APPROXIMATE = "exact", "approximate"
-MAX_LINE = 200
+MAX_LINE = 200  # characters of the confidence line that are kept: models ramble on
 Key = tuple[str, int]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Readout:
-    """The expected confidence of one response (`value`: as decoded, `value_t1`), or the reason why there is none."""
+    """The expected confidence (or P(True)) of one response, or the reason why there is none.
+
+    Attributes:
+        value: in [0, 1], as decoding draws it; None where there is none.
+        mass: the probability, in [0, 1], of everything that the value is a mean of.
+        kind: `EXACT` or `APPROXIMATE`.
+        reason: why there is no value.
+        value_t1: the value at temperature 1.
+    """
 
     value: float | None = None
     mass: float | None = None
@@ -57,7 +74,20 @@ P_TRUE_NOT_ASKED = Readout(reason="not asked for (--p-true, local checkpoints)")
 
 @dataclass(frozen=True)
 class Generation:
-    """One response as a backend returned it; None where the backend does not know."""
+    """One response as a backend returned it; None where the backend does not know.
+
+    Attributes:
+        text: without special tokens.
+        truncated: ended at the limit on its length.
+        n_prompt_tokens, n_tokens: of the prompt, and of the response with its end of turn.
+        latency_s: seconds.
+        attempts: requests that it took.
+        expected, p_true: readouts.
+        token_logprobs: text and log-probability (nats) of each token.
+        known_answer: of an earlier judgement: the answer, and its tokens' probability.
+        verdict: of an earlier judgement. Training's rollouts have been verified already, and a
+            verifier may be slow.
+    """
 
     text: str
     truncated: bool | None = None
@@ -67,12 +97,9 @@ class Generation:
     attempts: int | None = None
     expected: Readout = Readout(reason="the responses came without log-probabilities")
     p_true: Readout = P_TRUE_NOT_ASKED
-    token_logprobs: tuple[tuple[str, float], ...] | None = (
-        None  # text and log-probability of each token
-    )
-    known_answer: tuple[str, float] | None = (
-        None  # of an earlier judgement: an answer and its tokens' probability
-    )
+    token_logprobs: tuple[tuple[str, float], ...] | None = None
+    known_answer: tuple[str, float] | None = None
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +111,11 @@ class Job:
 
     @property
     def key(self) -> Key:
+        """The row's key."""
         return self.example.id, self.sample
 
 
-def jobs_of(examples: list[Example], samples: int) -> list[Job]:
+def jobs_of(examples: Sequence[Example], samples: int) -> list[Job]:
     """All samples of all questions: every question's first sample before any second one."""
     return [Job(example, sample) for sample in range(samples) for example in examples]
 
@@ -98,12 +126,16 @@ def prompt_hash(messages: Messages) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def make_row(job: Job, generation: Generation) -> dict[str, Any]:
-    """Judge and parse a response; never raises on a response, however odd."""
+def make_row(job: Job, generation: Generation) -> Row:
+    """Judge and parse a response; never raises on a response, however odd.
+
+    The only place that makes a row. Raises `ConfigError` where the verifier's name is unknown.
+    """
     example, text = job.example, _storable(generation.text)
-    verdict = get_verifier(example.verifier)(text, example.answer)
-    earlier = generation.known_answer
-    known = earlier[1] if earlier is not None and earlier[0] == verdict.answer else None
+    verdict = generation.verdict
+    if verdict is None:
+        verdict = get_verifier(example.verifier)(text, example.answer)
+    expected, asked = generation.expected, generation.p_true
     return {
         "id": example.id,
         "sample": job.sample,
@@ -117,18 +149,16 @@ def make_row(job: Job, generation: Generation) -> dict[str, Any]:
         "answer": verdict.answer,
         "correct": verdict.correct,
         "reason": verdict.reason,
-        **confidence_fields(text),
-        "expected_confidence": generation.expected.value,
-        "expected_t1_confidence": generation.expected.value_t1,
-        "expected_mass": generation.expected.mass,
-        "expected_kind": generation.expected.kind,
-        "expected_reason": generation.expected.reason,
-        "p_true": generation.p_true.value,
-        "p_true_mass": generation.p_true.mass,
-        "p_true_reason": generation.p_true.reason,
-        "answer_probability": known
-        if known is not None
-        else answer_probability(text, verdict.answer, generation.token_logprobs),
+        **_confidence_fields(text),
+        "expected_confidence": expected.value,
+        "expected_t1_confidence": expected.value_t1,
+        "expected_mass": expected.mass,
+        "expected_kind": expected.kind,
+        "expected_reason": expected.reason,
+        "p_true": asked.value,
+        "p_true_mass": asked.mass,
+        "p_true_reason": asked.reason,
+        "answer_probability": _answer_probability(generation, text, verdict.answer),
         "truncated": generation.truncated,
         "n_prompt_tokens": generation.n_prompt_tokens,
         "n_tokens": generation.n_tokens,
@@ -137,34 +167,47 @@ def make_row(job: Job, generation: Generation) -> dict[str, Any]:
     }
 
 
-def confidence_fields(text: str) -> dict[str, Any]:
+def _confidence_fields(text: str) -> dict[str, Any]:
     """The stated confidence, how it was parsed and the line it was read from."""
     stated = parse(text)
+    line = text[stated.start : stated.start + MAX_LINE].rstrip()
     return {
         "confidence": stated.value,
         "confidence_status": stated.status,
-        "confidence_text": text[stated.start : stated.start + MAX_LINE].rstrip() or None,
+        "confidence_text": line or None,
     }
 
 
-def answer_probability(
-    text: str, answer: str | None, tokens: tuple[tuple[str, float], ...] | None
-) -> float | None:
-    """The product of the probabilities of the tokens that spell the last occurrence of `answer` before the confidence
-    line; None without log-probs, without an answer, or where the tokens do not spell the text."""
-    import math
+def _answer_probability(generation: Generation, text: str, answer: str | None) -> float | None:
+    """The earlier judgement's figure where that read the same answer, else from the log-probs."""
+    if generation.known_answer is not None:
+        known, probability = generation.known_answer
+        if known == answer:
+            return probability
+    if not answer or not generation.token_logprobs:
+        return None
+    return _probability_in_tokens(text, answer, generation.token_logprobs)
 
-    if not tokens or not answer:
+
+def _probability_in_tokens(
+    text: str, answer: str, tokens: Sequence[tuple[str, float]]
+) -> float | None:
+    """The product of the probabilities of the tokens that spell `answer`.
+
+    Of its occurrences in the text the last one before the confidence line counts: reasoning may
+    name the answer before it is given. None where the tokens do not spell the text (an endpoint
+    that hides its thinking returns tokens of both).
+    """
+    spelt = "".join(token for token, _ in tokens)
+    if spelt.rstrip() != text.rstrip():
         return None
-    if "".join(token for token, _ in tokens).rstrip() != text.rstrip():
-        return None
-    end = parse(text).start
-    start = text.rfind(answer, 0, end)
+    start = text.rfind(answer, 0, parse(text).start)
     if start < 0:
         return None
+    stop = start + len(answer)
     position, total = 0, 0.0
     for token, log_prob in tokens:
-        if position < start + len(answer) and position + len(token) > start:
+        if position < stop and position + len(token) > start:
             total += log_prob
         position += len(token)
     return math.exp(min(total, 0.0))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from caopd_verl.core.context import encode_prompt
 from caopd_verl.core.tokens import find_eot_id
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.metrics.calibration import FloatArray
@@ -80,7 +81,7 @@ class TransformersBackend:
     def generate(self, jobs: Sequence[Job]) -> list[Generation]:
         """One response for each job."""
         start = time.monotonic()
-        prompts = [encode_chat(self.tokenizer, job.example.messages) for job in jobs]
+        prompts = [self.prompt_ids(job.example.messages) for job in jobs]
         responses = self._sample(prompts, jobs)
         spent = time.monotonic() - start
         self.generate_s += spent
@@ -133,12 +134,17 @@ class TransformersBackend:
         chat = follow_up(messages, response)
         if chat is None:
             return Readout(reason=NO_ANSWER)
-        prefix = encode_chat(self.tokenizer, chat)
+        prefix = self.prompt_ids(chat)
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and len(prefix) + max(map(len, word_tokens(self.tokenizer))) > limit:
             return Readout(reason=TOO_LONG)
         model = CachedContinuations(self.model, prefix, max_rows=self.local.max_readout_rows)
         return p_true(model, [prefix], tokenizer=self.tokenizer)[0]
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """The prompt as token ids, generation header included: as training encodes it."""
+        kwargs = self.local.chat_template_kwargs
+        return encode_prompt(messages, tokenizer=self.tokenizer, template_kwargs=kwargs)
 
     def _sample(self, prompts: Sequence[Sequence[int]], jobs: Sequence[Job]) -> list[list[int]]:
         width = max(len(p) for p in prompts)
@@ -260,12 +266,6 @@ def load_model(model: str, *, dtype: str, device: str) -> tuple[Any, Any]:
             expected="a folder with config, weights and tokenizer, a hub name, or a .gguf file",
         ) from None
     return loaded.to(device).eval(), tokenizer
-
-
-def encode_chat(tokenizer: Any, messages: Messages) -> list[int]:
-    """The prompt's token ids with the generation header."""
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def batch_seed(seed: int, job: Job) -> int:
