@@ -81,9 +81,9 @@ def test_paths_become_absolute(demo_config, tmp_path, monkeypatch):
             ("over 0 ranks",),
         ),
         (
-            {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 48},
+            {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 0},
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
-            ("256 rows", "48"),
+            ("micro-batches of 0", "at least 1"),
         ),
         (
             {"actor_rollout_ref.actor.use_dynamic_bsz": True},
@@ -217,22 +217,12 @@ def test_the_devices_of_a_running_cluster_are_not_counted_here(paper_config, mon
     check_devices(Context(paper_config))
 
 
-def test_rows_that_do_not_split_over_the_ranks(demo_config):
-    error = refusal(demo_config, {"trainer.n_gpus_per_node": 3})
-    assert error.where == "trainer.n_gpus_per_node" and "256 rows" in str(error)
-
-
-def test_micro_batches_split_the_rows_of_one_rank(demo_config):
-    error = refusal(demo_config, {"trainer.n_gpus_per_node": 2})
-    assert error.where == "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
-    assert "a rank's 128 rows do not split into micro-batches of 256" in str(error)
-
-
 @pytest.mark.parametrize(
     "values",
     [
         {"caopd.loss.top_k": 270},  # the tiny model's whole vocabulary
-        {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 64},
+        {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 48},  # filled up to whole ones
+        {"trainer.n_gpus_per_node": 3},
         {
             "actor_rollout_ref.actor.use_dynamic_bsz": True,
             "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": True,

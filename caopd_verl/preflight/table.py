@@ -67,7 +67,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "refused",
-        "no setting of verl is on that would do something else here than it says",
+        "no verl setting is on that would do something else than it says",
         refused.check_refused,
         Cost.CHEAP,
     ),
@@ -90,18 +90,10 @@ CHECKS: tuple[Check, ...] = (
         Cost.CHEAP,
     ),
     Check(
-        "ranks",
-        "the rows of a mini-batch split evenly over the ranks",
-        batches.check_ranks,
-        Cost.CHEAP,
-        needs=("mini_batch",),
-    ),
-    Check(
         "micro_batch",
-        "a rank's rows are a whole number of micro-batches",
+        "a micro-batch is a number of rows, or filled by tokens",
         batches.check_micro_batch,
         Cost.CHEAP,
-        needs=("ranks",),
     ),
     Check(
         "batching_rule",

@@ -57,6 +57,11 @@ class Update:
             return splits
         return splits * self._micro_batch(math.ceil(n_rows / splits))
 
+    def _set_micro_batch(self, batch: KVBatchMeta) -> None:
+        if not self.actor.use_dynamic_bsz:
+            rows_per_rank = len(batch.keys) // (self.n_mini_batches * self.n_ranks)
+            batch.extra_info["micro_batch_size_per_gpu"] = self._micro_batch(rows_per_rank)
+
     def _micro_batch(self, rows_per_rank: int) -> int:
         """A rank with fewer rows than its micro-batch takes them all at once."""
         return min(self.actor.ppo_micro_batch_size_per_gpu, rows_per_rank)
@@ -66,6 +71,7 @@ class Update:
         batch.extra_info.update(
             calculate_entropy=False, compute_loss=False, temperature=self.temperature
         )
+        self._set_micro_batch(batch)
         self.workers.compute_log_prob(batch)
         data = tq.kv_batch_get(
             keys=batch.keys,
@@ -94,8 +100,6 @@ class Update:
                 N_MINI_BATCHES: self.n_mini_batches,
             }
         )
-        if not self.actor.use_dynamic_bsz:
-            micro_batch = self._micro_batch(size // self.n_ranks)
-            batch.extra_info["micro_batch_size_per_gpu"] = micro_batch
+        self._set_micro_batch(batch)
         output = self.workers.update_actor(batch)
         return step_metrics.of_update(tu.get(output, "metrics"))

@@ -1,4 +1,4 @@
-"""A batch of prompts splits evenly: into mini-batches, over the ranks, into micro-batches."""
+"""A batch of prompts splits into mini-batches, and each of those into micro-batches."""
 
 from __future__ import annotations
 
@@ -36,34 +36,21 @@ def check_mini_batch(context: Context) -> None:
         )
 
 
-def check_ranks(context: Context) -> None:
-    """Raises `ConfigError` unless each rank gets as many rows of a mini-batch."""
-    rows, ranks = _rows_of_a_mini_batch(context), context.ranks
-    if ranks < 1 or rows % ranks:
-        raise ConfigError(
-            f"{rows} rows of a mini-batch do not split over {ranks} ranks",
-            where="trainer.n_gpus_per_node",
-            expected="a number of ranks that divides ppo_mini_batch_size x rollout.n",
-        )
-
-
 def check_micro_batch(context: Context) -> None:
-    """Raises `ConfigError` unless a rank's rows are a whole number of micro-batches.
+    """Raises `ConfigError` for a micro-batch that is no number of rows.
 
-    With `use_dynamic_bsz` micro-batches are filled by tokens, and any number of rows fits.
+    Any number will do: the update fills a step's rows up to what ranks and micro-batches split.
+    With `use_dynamic_bsz` micro-batches are filled by tokens.
     """
     actor = context.config.actor_rollout_ref.actor
-    if actor.use_dynamic_bsz:
-        return
     size = actor.ppo_micro_batch_size_per_gpu
-    rows = _rows_of_a_mini_batch(context) // context.ranks
     # verl's own default is null
-    splits = isinstance(size, int) and size >= 1 and rows % size == 0
-    if not splits:
+    usable = isinstance(size, int) and size >= 1
+    if not actor.use_dynamic_bsz and not usable:
         raise ConfigError(
-            f"a rank's {rows} rows do not split into micro-batches of {size}",
+            f"micro-batches of {size}",
             where=MICRO_BATCH,
-            expected="a divisor of ppo_mini_batch_size x rollout.n / ranks",
+            expected="a number of rows, at least 1",
             fix=f"set {MICRO_BATCH}, or use_dynamic_bsz=true",
         )
 
@@ -92,8 +79,3 @@ def check_batch_is_filled(context: Context) -> None:
             fix="lower data.train_batch_size (and actor.ppo_mini_batch_size), or train on more "
             "rows",
         )
-
-
-def _rows_of_a_mini_batch(context: Context) -> int:
-    mini_batch = context.config.actor_rollout_ref.actor.ppo_mini_batch_size
-    return mini_batch * context.rollouts_per_prompt

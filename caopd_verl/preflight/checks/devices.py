@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 def check_devices(context: Context) -> None:
     """Raises `ConfigError` for more ranks than this machine has devices."""
+    if context.ranks < 1:
+        raise ConfigError(
+            f"a run over {context.ranks} ranks",
+            where="trainer.n_gpus_per_node",
+            expected="at least one node (trainer.nnodes) with at least one rank",
+        )
     if os.environ.get("RAY_ADDRESS"):
         return  # the devices are those of a running cluster, which only Ray can count
     if context.config.trainer.device == "cpu":
