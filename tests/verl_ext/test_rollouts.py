@@ -69,7 +69,7 @@ def test_every_server_gets_a_call_and_none_more_prompts_than_allowed(
     rollouts = GroupRollouts(
         [None] * servers, None, eot_id=0, chat_kwargs={}, prompts_per_request=16
     )
-    size = rollouts._prompts_per_call(n)
+    size = rollouts.prompts_per_call(n)
     assert [min(size, n - start) for start in range(0, n, size)] == sizes
 
 
@@ -83,3 +83,14 @@ def test_sampling_stops_at_the_ids_that_training_takes_for_stops(verl_on_cpu, tm
     assert stop_ids_of(str(tmp_path), tokenizer, trust_remote_code=False) == (5, 7)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [8, 9]}))
     assert stop_ids_of(str(tmp_path), tokenizer, trust_remote_code=False) == (5, 8, 9)
+
+
+def test_seeds_of_neighbouring_prompts_do_not_overlap(verl_on_cpu):
+    """vLLM draws a prompt's n samples with n seeds in a row."""
+    from caopd_verl.verl_ext.rollout import prompt_seeds
+
+    n = 8
+    first, second = prompt_seeds(7, 0, 4, n), prompt_seeds(7, 4, 4, n)
+    used = [seed + sample for seed in (*first, *second) for sample in range(n)]
+    assert len(set(used)) == len(used)
+    assert prompt_seeds(2**31 - 1, 0, 2, n)[1] == n - 1  # within vLLM's range
