@@ -1,3 +1,5 @@
+"""The metrics without intervals: hand-worked cases, slow definitions, scikit-learn."""
+
 import math
 
 import numpy as np
@@ -9,11 +11,10 @@ from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.intervals.bootstrap import cluster_index, mean_interval
 from caopd_verl.evaluation.metrics.calibration import (
     METRIC_NAMES,
-    bin_index,
     calibration_metrics,
-    metrics_with_parsed_only,
     reliability_bins,
 )
+from caopd_verl.evaluation.metrics.formulas import bin_index
 
 
 def metrics(confidence, correct, n_bins=10, missing="drop"):
@@ -21,48 +22,57 @@ def metrics(confidence, correct, n_bins=10, missing="drop"):
 
 
 def test_a_case_worked_by_hand():
-    # bins: 0.9 and 0.95 -> bin 9 (conf 1.85, correct 1); 0.5 -> bin 5 (correct 1); 0.2 -> bin 2 (correct 0)
+    # bins: 0.9 and 0.95 -> bin 9 (conf 1.85, correct 1); 0.5 -> bin 5 (correct 1);
+    # 0.2 -> bin 2 (correct 0)
     # ECE = (|1.85 - 1| + |0.5 - 1| + |0.2 - 0|) / 4 = 1.55 / 4
     # Brier = (0.1^2 + 0.95^2 + 0.5^2 + 0.2^2) / 4 = (0.01 + 0.9025 + 0.25 + 0.04) / 4
     # pairs (correct x wrong): (0.9, 0.95) lost, (0.9, 0.2) won, (0.5, 0.95) lost, (0.5, 0.2) won
     result = metrics([0.9, 0.95, 0.5, 0.2], [True, False, True, False])
     assert list(result) == list(METRIC_NAMES)
-    expected = dict(
-        n=4, n_parsed=4, acc=0.5, acc_scored=0.5, mean_conf=0.6375, ece=0.3875, brier=1.2025 / 4, ocg=0.1375, spr=0.5,
-        auroc=0.5, tie_rate=0.0, format_adherence=1.0,
-    )  # fmt: skip
+    expected = {
+        "n": 4,
+        "n_parsed": 4,
+        "acc": 0.5,
+        "acc_scored": 0.5,
+        "mean_conf": 0.6375,
+        "ece": 0.3875,
+        "brier": 1.2025 / 4,
+        "ocg": 0.1375,
+        "spr": 0.5,
+        "auroc": 0.5,
+        "tie_rate": 0.0,
+        "format_adherence": 1.0,
+    }
     assert result == pytest.approx(expected, abs=1e-12)
 
 
-def test_t29_unparsed_confidences_are_counted_and_never_averaged_in_unasked():
+def test_unparsed_confidences_are_counted_and_never_averaged_in_unasked():
     confidence, correct = [0.9, None, 0.9, None], [True, False, True, True]
     drop = metrics(confidence, correct)
     assert (drop["n"], drop["n_parsed"], drop["format_adherence"]) == (4, 2, 0.5)
     assert (drop["acc"], drop["acc_scored"]) == (0.75, 1.0)
-    assert drop["mean_conf"] == pytest.approx(0.9) and drop["ocg"] == pytest.approx(-0.1)
+    assert drop["mean_conf"] == pytest.approx(0.9)
+    assert drop["ocg"] == pytest.approx(-0.1)
     zero = metrics(confidence, correct, missing="zero")
-    assert zero["mean_conf"] == pytest.approx(0.45) and zero["brier"] == pytest.approx(
-        (0.01 + 0 + 0.01 + 1) / 4
-    )
+    assert zero["mean_conf"] == pytest.approx(0.45)
+    assert zero["brier"] == pytest.approx((0.01 + 0 + 0.01 + 1) / 4)
     worst = metrics(confidence, correct, missing="worst")
     assert worst["brier"] == pytest.approx((0.01 + 1 + 0.01 + 1) / 4)
-    both = metrics_with_parsed_only(confidence, correct, n_bins=10, missing="zero")
-    assert both["brier"] == zero["brier"] and both["parsed_only/brier"] == drop["brier"]
 
 
-def test_t29_a_wrong_unparsed_answer_looks_perfect_as_zero_and_terrible_as_worst():
+def test_a_wrong_unparsed_answer_looks_perfect_as_zero_and_terrible_as_worst():
     assert metrics([None], [False], missing="zero")["brier"] == 0.0
     assert metrics([None], [False], missing="worst")["brier"] == 1.0
 
 
 @pytest.mark.parametrize("correct", [[True, True], [False, False]])
-def test_t30_separation_is_undefined_where_all_rows_agree(correct):
+def test_separation_is_undefined_where_all_rows_agree(correct):
     result = metrics([0.9, 0.1], correct)
     assert result["spr"] is None and result["auroc"] is None and result["tie_rate"] is None
     assert result["ece"] is not None
 
 
-def test_t30_ties_are_reported_beside_spr():
+def test_ties_are_reported_beside_spr():
     result = metrics([0.9, 0.9, 0.9, 0.5], [True, True, False, False])
     assert (result["spr"], result["tie_rate"], result["auroc"]) == (0.5, 0.5, 0.75)
     saturated = metrics([1.0] * 6, [True, False] * 3)
@@ -70,39 +80,23 @@ def test_t30_ties_are_reported_beside_spr():
 
 
 @pytest.mark.parametrize("n_bins", [1, 2, 3, 5, 7, 10, 15, 20, 25, 50, 100])
-def test_t31_every_decimal_edge_opens_its_bin(n_bins):
+def test_every_decimal_edge_opens_its_bin(n_bins):
     for i in range(101):
         exact = min(i * n_bins // 100, n_bins - 1)
         assert bin_index(np.array([i / 100]), n_bins)[0] == exact, (i, n_bins)
         assert bin_index(np.array([float(f"{i / 100:.2f}")]), n_bins)[0] == exact
 
 
-def test_t31_the_edges_at_which_floats_go_wrong():
+def test_the_edges_at_which_floats_go_wrong():
     # numpy.linspace(0, 1, 11) has 0.30000000000000004, 0.6000000000000001 and 0.7000000000000001
-    assert bin_index(np.array([0.3, 0.6, 0.7, 0.1 + 0.2, 1.0, 0.0]), 10).tolist() == [
-        3,
-        6,
-        7,
-        3,
-        9,
-        0,
-    ]
+    on_edges = np.array([0.3, 0.6, 0.7, 0.1 + 0.2, 1.0, 0.0])
+    assert bin_index(on_edges, 10).tolist() == [3, 6, 7, 3, 9, 0]
     assert bin_index(np.array([0.2999, 0.5999, 0.6999]), 10).tolist() == [2, 5, 6]
-    assert [b.n for b in reliability_bins([0.3, 0.6, 0.7], [True] * 3, n_bins=10)] == [
-        0,
-        0,
-        0,
-        1,
-        0,
-        0,
-        1,
-        1,
-        0,
-        0,
-    ]
+    cells = reliability_bins([0.3, 0.6, 0.7], [True] * 3, n_bins=10)
+    assert [i for i, cell in enumerate(cells) if cell.n] == [3, 6, 7]
 
 
-def test_t31_ece_of_a_perfectly_calibrated_model_is_not_zero_at_small_n():
+def test_the_ece_of_a_perfectly_calibrated_model_is_not_zero_at_small_n():
     rng = np.random.default_rng(0)
 
     def mean_ece(n):
@@ -121,12 +115,8 @@ def test_no_rows_give_none_everywhere():
     assert result.pop("n") == 0 and result.pop("n_parsed") == 0
     assert set(result.values()) == {None}
     unparsed = metrics([None, None], [True, False])
-    assert (unparsed["acc"], unparsed["format_adherence"], unparsed["ece"], unparsed["ocg"]) == (
-        0.5,
-        0.0,
-        None,
-        None,
-    )
+    assert (unparsed["acc"], unparsed["format_adherence"]) == (0.5, 0.0)
+    assert (unparsed["ece"], unparsed["ocg"]) == (None, None)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, 90.0, math.nan, math.inf])
@@ -157,17 +147,33 @@ def test_agrees_with_slow_definitions(rows, n_bins):
     assert abs(result["ocg"]) <= result["ece"] + 1e-12
     assert result["ece"] <= 1.0 and result["brier"] <= 1.0
     pairs = [(a, b) for a, y in rows if y for b, z in rows if not z]
+    errors = [(c - y) ** 2 for c, y in rows]
+    assert result["brier"] == pytest.approx(sum(errors) / len(rows), abs=1e-12)
+    assert result["mean_conf"] == pytest.approx(sum(confidence) / len(rows), abs=1e-12)
+    assert result["acc_scored"] == result["acc"] == pytest.approx(sum(correct) / len(rows))
     if pairs:
-        assert result["spr"] == pytest.approx(sum(a > b for a, b in pairs) / len(pairs), abs=1e-12)
-        assert result["tie_rate"] == pytest.approx(
-            sum(a == b for a, b in pairs) / len(pairs), abs=1e-12
-        )
+        wins = sum(a > b for a, b in pairs)
+        ties = sum(a == b for a, b in pairs)
+        assert result["spr"] == pytest.approx(wins / len(pairs), abs=1e-12)
+        assert result["tie_rate"] == pytest.approx(ties / len(pairs), abs=1e-12)
+        assert result["auroc"] == pytest.approx((wins + ties / 2) / len(pairs), abs=1e-12)
         assert result["spr"] + result["tie_rate"] <= 1.0 + 1e-12
+    by_bin = [[] for _ in range(n_bins)]
+    for c, y in rows:
+        by_bin[min(math.floor(c * n_bins + 1e-9 * n_bins), n_bins - 1)].append((c, y))
     cells = reliability_bins(confidence, correct, n_bins=n_bins)
-    assert sum(b.n for b in cells) == len(rows)
-    ece = sum(b.n * abs(b.mean_conf - b.acc) for b in cells if b.n) / len(rows)
+    ece = 0.0
+    for cell, inside in zip(cells, by_bin, strict=True):
+        assert cell.n == len(inside)
+        if not inside:
+            assert cell.mean_conf is None and cell.acc is None
+            continue
+        mean_conf = sum(c for c, _ in inside) / len(inside)
+        acc = sum(y for _, y in inside) / len(inside)
+        assert (cell.mean_conf, cell.acc) == pytest.approx((mean_conf, acc), abs=1e-12)
+        assert cell.low - 1e-9 <= cell.mean_conf <= cell.high + 1e-9
+        ece += len(inside) / len(rows) * abs(mean_conf - acc)
     assert result["ece"] == pytest.approx(ece, abs=1e-12)
-    assert all(b.low - 1e-9 <= b.mean_conf <= b.high + 1e-9 for b in cells if b.n)
 
 
 @given(ROWS, st.randoms())
@@ -213,9 +219,8 @@ def test_bootstrap_interval_matches_the_binomial_one_and_widens_with_clusters():
     half = 1.96 * math.sqrt(outcomes.mean() * (1 - outcomes.mean()) / 400)
     assert (low, high) == pytest.approx((outcomes.mean() - half, outcomes.mean() + half), abs=0.008)
     assert mean_interval(outcomes, cluster_index(None, 400), **kwargs) == (low, high)
-    repeated = np.repeat(
-        outcomes[:50], 8
-    )  # eight equal samples of each question carry no more than one
+    # eight equal samples of each question carry no more than one
+    repeated = np.repeat(outcomes[:50], 8)
     groups = cluster_index([i // 8 for i in range(400)], 400)
     wide = mean_interval(repeated, groups, **kwargs)
     one_each = mean_interval(outcomes[:50], cluster_index(None, 50), **kwargs)
@@ -224,12 +229,11 @@ def test_bootstrap_interval_matches_the_binomial_one_and_widens_with_clusters():
 
 def test_bootstrap_interval_of_unanimous_outcomes_has_width():
     kwargs = dict(n_resamples=10, level=0.9, seed=0)
-    assert mean_interval(np.ones(3), np.arange(3), **kwargs) == pytest.approx(
-        (0.05 ** (1 / 3), 1.0)
-    )
-    assert mean_interval(np.zeros(3), np.arange(3), **kwargs) == pytest.approx(
-        (0.0, 1 - 0.05 ** (1 / 3))
-    )
+    bound = 0.05 ** (1 / 3)
+    all_right = mean_interval(np.ones(3), np.arange(3), **kwargs)
+    assert all_right == pytest.approx((bound, 1.0))
+    all_wrong = mean_interval(np.zeros(3), np.arange(3), **kwargs)
+    assert all_wrong == pytest.approx((0.0, 1 - bound))
     with pytest.raises(ConfigError):
         mean_interval(np.ones(0), np.arange(0), **kwargs)
     with pytest.raises(ConfigError, match="2 groups for 3 rows"):

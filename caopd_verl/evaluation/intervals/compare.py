@@ -1,21 +1,28 @@
 """Two models on the same questions: is one better, worse, or can't one tell?
 
-A paired bootstrap over the questions that both answered: each resample draws questions, both models are evaluated on
-them, and the interval is that of the difference. "better" and "worse" are said only where it excludes 0.
+A paired bootstrap over the questions that both answered: each resample draws questions, both models
+are evaluated on them, and the interval is that of the difference. "better" and "worse" are said
+only where it excludes 0.
 
     caopd compare outputs/base outputs/caopd
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from caopd_verl.config import Missing
 from caopd_verl.errors import DataError
-from caopd_verl.evaluation.intervals.bootstrap import cluster_index
+from caopd_verl.evaluation.intervals.bootstrap import (
+    cluster_index,
+    defined_draws,
+    percentile_interval,
+)
 from caopd_verl.evaluation.intervals.estimates import (
     ALL_METRICS,
     check_bootstrap,
@@ -23,9 +30,10 @@ from caopd_verl.evaluation.intervals.estimates import (
     problem,
     without_bias,
 )
-from caopd_verl.evaluation.metrics.calibration import FloatArray
+from caopd_verl.evaluation.metrics.inputs import FloatArray
 
-BETTER, WORSE, CANT_TELL = "better", "worse", "can't tell"
+Judgement = Literal["better", "worse", "can't tell"]
+
 HIGHER_IS_BETTER = (
     "acc",
     "format_adherence",
@@ -46,8 +54,10 @@ LOWER_IS_BETTER = (
     "nll",
     "aurc",
 )
-COMPARED = (*HIGHER_IS_BETTER, *LOWER_IS_BETTER, "abs_ocg")
-_MIN_DEFINED = 0.5
+ABS_OCG = "abs_ocg"
+"""|OCG|: the gap itself has no better side, as 0 is best."""
+
+COMPARED = (*HIGHER_IS_BETTER, *LOWER_IS_BETTER, ABS_OCG)
 
 
 @dataclass(frozen=True)
@@ -61,22 +71,36 @@ class Column:
 
 @dataclass(frozen=True)
 class Difference:
-    """`new` against `old` in one metric. `verdict` is None where the metric is undefined for one of the two."""
+    """`new` against `old` in one metric.
+
+    Attributes:
+        old, new: None where the metric is undefined.
+        difference: `new` minus `old`.
+        low, high: its interval; None where there is none.
+        verdict: None where the metric is undefined for one of the two.
+    """
 
     old: float | None
     new: float | None
     difference: float | None
     low: float | None
     high: float | None
-    verdict: str | None
+    verdict: Judgement | None
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences by metric over `n_questions` common questions, and how many others only one of the models has."""
+    """Differences by metric over the common questions.
+
+    Attributes:
+        n_questions: common ones.
+        only_old, only_new: questions that one of the models alone has.
+        metrics: name of `COMPARED` -> difference.
+    """
 
     n_questions: int
     only_old: int
@@ -89,28 +113,32 @@ def compare(
     new: Column,
     *,
     n_bins: int,
-    missing: str,
+    missing: Missing,
     n_resamples: int,
     level: float,
     seed: int,
 ) -> Comparison:
-    """Compare `new` with `old`; arguments as in `estimates.estimate_readouts`.
+    """Compare `new` with `old`; the other arguments as in `estimates.estimate_readouts`.
 
     Raises:
         DataError: no question in common, or bad rows as in `calibration_metrics`.
     """
     check_bootstrap(n_resamples, level)
-    common = set(old.groups) & set(new.groups)
+    old_questions, new_questions = set(old.groups), set(new.groups)
+    common = old_questions & new_questions
     if not common:
         raise DataError(
             "the two results have no question in common",
             expected="rows with the same ids, from the same task and split",
         )
-    parts = [_restrict(column, common) for column in (old, new)]
+    parts = [_restrict(old, common), _restrict(new, common)]
+    # Both are numbered together, so that a draw holds the same questions for both.
+    questions = [*parts[0].groups, *parts[1].groups]
+    clusters = cluster_index(questions, len(questions))
     n_old = len(parts[0].groups)
-    clusters = cluster_index([*parts[0].groups, *parts[1].groups], n_old + len(parts[1].groups))
-    problems = [
-        problem(
+    problems = []
+    for part, own in zip(parts, (clusters[:n_old], clusters[n_old:]), strict=True):
+        one = problem(
             part.confidence,
             part.correct,
             own,
@@ -118,55 +146,59 @@ def compare(
             n_bins=n_bins,
             missing=missing,
         )
-        for part, own in zip(parts, (clusters[:n_old], clusters[n_old:]), strict=True)
-    ]
+        problems.append(one)
     sampled = draws(problems, n_clusters=len(common), n_resamples=n_resamples, seed=seed)
     points = [one.figures() for one in problems]
-    metrics = {name: _difference(name, points, sampled, level) for name in COMPARED}
-    return Comparison(
-        len(common), len(set(old.groups) - common), len(set(new.groups) - common), metrics
-    )
+    differences = {name: _difference(name, points, sampled, level) for name in COMPARED}
+    n_only_old = len(old_questions) - len(common)
+    n_only_new = len(new_questions) - len(common)
+    return Comparison(len(common), n_only_old, n_only_new, differences)
 
 
 def _restrict(column: Column, common: set[Hashable]) -> Column:
-    keep = [i for i, group in enumerate(column.groups) if group in common]
-    return Column(
-        [column.groups[i] for i in keep],
-        [column.confidence[i] for i in keep],
-        [column.correct[i] for i in keep],
-    )
+    rows = zip(column.groups, column.confidence, column.correct, strict=True)
+    kept = [row for row in rows if row[0] in common]
+    groups, confidence, correct = zip(*kept, strict=True)
+    return Column(groups, confidence, correct)
 
 
 def _difference(
-    name: str, points: list[FloatArray], sampled: FloatArray, level: float
+    name: str, points: Sequence[FloatArray], sampled: FloatArray, level: float
 ) -> Difference:
-    index = ALL_METRICS.index("ocg" if name == "abs_ocg" else name)
-    values, columns = [], []
-    for i, point in enumerate(points):
-        value, drawn = float(point[index]), sampled[:, i, index]
-        if name == "abs_ocg":
-            value, drawn = abs(value), np.abs(drawn)
-        defined = np.isnan(drawn).mean() <= 1.0 - _MIN_DEFINED if len(drawn) else True
-        columns.append(
-            without_bias(drawn, value, name=name)
-            if defined and not np.isnan(drawn).any()
-            else drawn
-        )
-        values.append(None if np.isnan(value) else value)
+    """From the two samples' figures (shape [metrics]) and those of their resamples."""
+    index = ALL_METRICS.index("ocg" if name == ABS_OCG else name)
+    values = [float(point[index]) for point in points]
+    drawn = sampled[:, :, index]
+    if name == ABS_OCG:
+        values = [abs(value) for value in values]
+        drawn = np.abs(drawn)
     old, new = values
-    if old is None or new is None:
-        return Difference(old, new, None, None, None, None)
-    gaps = columns[1] - columns[0]
-    gaps = gaps[~np.isnan(gaps)]
-    if len(gaps) < max(1.0, _MIN_DEFINED * len(sampled)):
-        return Difference(old, new, new - old, None, None, CANT_TELL)
-    tail = (1.0 - level) / 2.0
-    low, high = (float(q) for q in np.quantile(gaps, [tail, 1.0 - tail]))
-    return Difference(old, new, new - old, low, high, _verdict(name, low, high))
+    if math.isnan(old) or math.isnan(new):
+        return Difference(_defined(old), _defined(new), None, None, None, None)
+    moved_old = _moved(drawn[:, 0], old, name)
+    moved_new = _moved(drawn[:, 1], new, name)
+    gaps = defined_draws(moved_new - moved_old)
+    if gaps is None:
+        return Difference(old, new, new - old, None, None, "can't tell")
+    ends = percentile_interval(gaps, level=level)
+    low, high = float(ends[0]), float(ends[1])
+    verdict = _verdict(name, low, high)
+    return Difference(old, new, new - old, low, high, verdict)
 
 
-def _verdict(name: str, low: float, high: float) -> str:
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _moved(drawn: FloatArray, value: float, name: str) -> FloatArray:
+    """Without bias, where every resample defines the metric: the bias is a mean over all."""
+    if not len(drawn) or np.isnan(drawn).any():
+        return drawn
+    return without_bias(drawn, value, name=name)
+
+
+def _verdict(name: str, low: float, high: float) -> Judgement:
     if low <= 0.0 <= high:
-        return CANT_TELL
+        return "can't tell"
     rises = low > 0.0
-    return BETTER if rises == (name in HIGHER_IS_BETTER) else WORSE
+    return "better" if rises == (name in HIGHER_IS_BETTER) else "worse"

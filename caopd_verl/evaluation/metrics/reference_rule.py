@@ -1,59 +1,77 @@
-"""What the paper's published evaluation code would print for these responses, quirks included, for comparison only.
+"""What the paper's published code would print for these responses, quirks included.
 
-Reference: SalesforceAIResearch/CaOPD, eval/ (behaviour described here, nothing copied). What differs from `metrics`:
+For comparison with the paper's tables only. Reference: SalesforceAIResearch/CaOPD, folder eval/
+(its behaviour is described here, nothing is copied). What differs from `calibration_metrics`:
 
-* Bins: NumPy's float edges linspace(0, 1, n + 1), closed on the left, so 0.3, 0.6 and 0.7 fall one bin lower (T31).
-* A response without a readable confidence counts with confidence 0.0 in every figure (T29).
-* SPR is 0.0, not undefined, where all rows are correct or all are wrong (T30).
-* Reading (`reference_confidence`): the last `Confidence:` in any case that a run of digits and dots follows, clamped to
-  [0, 1], so `90%` and `85` read 1.0; `**Confidence:** 0.9` and `-0.5` are not read; then `<confidence>` tags, where a
-  value above 10 or with `%` is divided by 100 and one from 1 to 10 by 10. A number such as `0.9.` makes the reference
-  raise ValueError and stop; here it counts as unreadable, and `n_reference_crashes` says how often.
+* Bins: NumPy's float edges linspace(0, 1, n + 1), closed on the left, so that 0.3, 0.6 and 0.7 fall
+  one bin lower.
+* A response without a readable confidence counts with confidence 0.0 in every figure. So a wrong
+  answer whose confidence cannot be read counts as perfectly calibrated.
+* SPR is 0.0, not undefined, where all rows are correct or all are wrong.
+* Reading (`reference_confidence`): the last `Confidence:` in any case that a run of digits and dots
+  follows, clamped to [0, 1], so `90%` and `85` read 1.0; `**Confidence:** 0.9` and `-0.5` are not
+  read; then `<confidence>` tags, where a value above 10 or with `%` is divided by 100 and one from
+  1 to 10 by 10. A number such as `0.9.` makes the reference raise ValueError and stop; here it
+  counts as unreadable, and `n_reference_crashes` says how often.
 
-    python -c "from caopd_verl.evaluation.metrics.reference_rule import *; print(reference_confidence('Confidence: 90%'))"
+    python -c "from caopd_verl.evaluation.metrics.reference_rule import reference_confidence
+    print(reference_confidence('Confidence: 90%'))"
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from caopd_verl.evaluation.metrics.calibration import _check_bins, _columns, _separation
+from caopd_verl.config import Missing
+from caopd_verl.evaluation.metrics import formulas
+from caopd_verl.evaluation.metrics.formulas import first_of_each, table_of
+from caopd_verl.evaluation.metrics.inputs import check_bins, read_rows
+
+Reading = Literal["read", "unread", "crash"]
 
 _LINE = re.compile(r"confidence:\s*([\d.]+)", re.IGNORECASE)
 _TAG, _TAG_END = "<confidence>", "</confidence>"
 _TAG_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _OPEN_TAG = re.compile(r"<confidence>\s*(\d+(?:\.\d+)?)(\s*%)?")
-READ, UNREAD, CRASH = "read", "unread", "crash"
 
 
-def reference_confidence(text: str) -> tuple[float, str]:
-    """What the reference reads in `text`: the value (0.0 where it reads nothing) and `read`, `unread` or `crash`."""
+def reference_confidence(text: str) -> tuple[float, Reading]:
+    """What the reference reads in `text` (0.0 where it reads nothing), and how that went."""
     lines = _LINE.findall(text)
     if lines:
         number = lines[-1]
         if number.count(".") > 1 or number == ".":
-            return 0.0, CRASH
-        return min(1.0, float(number)), READ
+            return 0.0, "crash"
+        return min(1.0, float(number)), "read"
     inside = _last_closed_tag(text)
     if inside is not None:
         found = _TAG_NUMBER.search(inside)
-        return (_rescale(float(found[0]), "%" in inside), READ) if found else (0.0, UNREAD)
+        if found is None:
+            return 0.0, "unread"
+        return _rescale(float(found[0]), "%" in inside), "read"
     opened = list(_OPEN_TAG.finditer(text))
     if opened:
-        return _rescale(float(opened[-1][1]), bool(opened[-1][2])), READ
-    return 0.0, UNREAD
+        number, percent = opened[-1].groups()
+        return _rescale(float(number), bool(percent)), "read"
+    return 0.0, "unread"
 
 
 def _last_closed_tag(text: str) -> str | None:
     """The text of the last closed tag, each opening tag reaching to the next closing one."""
+    # By `find`, not by a regular expression: that one takes quadratic time on many open tags.
     inside, position = None, 0
-    while (start := text.find(_TAG, position)) >= 0 and (end := text.find(_TAG_END, start)) >= 0:
-        inside, position = text[start + len(_TAG) : end].strip(), end + len(_TAG_END)
-    return inside
+    while True:
+        start = text.find(_TAG, position)
+        end = text.find(_TAG_END, start) if start >= 0 else -1
+        if end < 0:
+            return inside
+        inside = text[start + len(_TAG) : end].strip()
+        position = end + len(_TAG_END)
 
 
 def _rescale(value: float, percent: bool) -> float:
@@ -65,43 +83,59 @@ def _rescale(value: float, percent: bool) -> float:
 def reference_metrics(
     confidence: Sequence[float | None], correct: Sequence[bool], *, n_bins: int
 ) -> dict[str, float | int]:
-    """The reference's figures: n, acc, mean_conf, ece, brier, ocg, spr. None in `confidence` counts as 0.0.
+    """The reference's figures: n, acc, mean_conf, ece, brier, ocg, spr; without rows only n.
+
+    Args:
+        confidence: for each row a number in [0, 1]; None counts as 0.0.
+        correct: for each row the verdict.
+        n_bins: bins of the ECE (the reference uses 10).
 
     Raises:
-        DataError, ConfigError: as `metrics.calibration_metrics`; DataError too where there are no rows.
+        DataError, ConfigError: as `calibration_metrics`.
     """
-    _check_bins(n_bins)
-    values, _, outcomes = _columns(confidence, correct)
-    n = len(values)
+    check_bins(n_bins)
+    rows = read_rows(confidence, correct).scored(Missing.zero)
+    table = table_of(rows.confidence, rows.correct)
+    n = len(rows.correct)
     if not n:
         return {"n": 0}
-    edges = np.linspace(0.0, 1.0, n_bins + 1)[1:-1]
-    bins = np.digitize(values, edges, right=False)
-    conf_sums = np.bincount(bins, weights=values, minlength=n_bins)
-    right_sums = np.bincount(bins, weights=outcomes, minlength=n_bins)
-    spr = _separation(values, outcomes)["spr"]
-    acc, mean_conf = float(outcomes.mean()), float(values.mean())
+    inner_edges = np.linspace(0.0, 1.0, n_bins + 1)[1:-1]
+    starts = first_of_each(np.digitize(table.values, inner_edges))
+    means = formulas.means(table)
+    ece = formulas.ece(formulas.bins_of(table, starts))
+    spr = formulas.separation(table).spr
     return {
         "n": n,
-        "acc": acc,
-        "mean_conf": mean_conf,
-        "ece": float(np.abs(conf_sums - right_sums).sum() / n),
-        "brier": float(((values - outcomes) ** 2).mean()),
-        "ocg": mean_conf - acc,
-        "spr": 0.0 if spr is None else spr,
+        "acc": means.acc,
+        "mean_conf": means.mean_conf,
+        "ece": float(ece),
+        "brier": means.brier,
+        "ocg": formulas.overconfidence_gap(means.mean_conf, means.acc),
+        "spr": 0.0 if math.isnan(spr) else spr,
     }
 
 
 def compat_summary(
     read: Sequence[tuple[float, str]], correct: Sequence[bool], *, n_bins: int
 ) -> dict[str, Any]:
-    """`reference_metrics` over what `reference_confidence` read, and over the rows it could read alone."""
-    keep = [i for i, (_, how) in enumerate(read) if how == READ]
+    """The reference's figures of all rows and, as `read_only`, of those that it can read.
+
+    Args:
+        read: for each row what `reference_confidence` gave.
+        correct: for each row the verdict.
+        n_bins: as in `reference_metrics`.
+    """
+    values, readings = [], []
+    only_values, only_correct = [], []
+    for (value, reading), verdict in zip(read, correct, strict=True):
+        values.append(value)
+        readings.append(reading)
+        if reading == "read":
+            only_values.append(value)
+            only_correct.append(verdict)
     return {
-        **reference_metrics([value for value, _ in read], correct, n_bins=n_bins),
-        "n_read": len(keep),
-        "n_reference_crashes": sum(how == CRASH for _, how in read),
-        "read_only": reference_metrics(
-            [read[i][0] for i in keep], [correct[i] for i in keep], n_bins=n_bins
-        ),
+        **reference_metrics(values, correct, n_bins=n_bins),
+        "n_read": len(only_values),
+        "n_reference_crashes": readings.count("crash"),
+        "read_only": reference_metrics(only_values, only_correct, n_bins=n_bins),
     }

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.intervals.bootstrap import cluster_index, cluster_weights
 from caopd_verl.evaluation.intervals.estimates import Estimate
-from caopd_verl.evaluation.metrics.calibration import FloatArray, _columns, reliability_bins
+from caopd_verl.evaluation.metrics.calibration import FloatArray, reliability_bins
+from caopd_verl.evaluation.metrics.inputs import read_rows
 from caopd_verl.evaluation.plots.style import (
     GREY,
     LIGHT,
@@ -135,7 +136,8 @@ def risk_coverage(
         figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
         axes = figure.subplots()
         for i, (name, (confidence, correct, groups)) in enumerate(series.items()):
-            values, parsed, outcomes = _columns(confidence, correct)
+            rows = read_rows(confidence, correct)
+            values, parsed, outcomes = rows.confidence, rows.parsed, rows.correct
             if not parsed.any():
                 raise DataError(f"{name} has no confidences to draw", where=str(path))
             clusters = np.unique(cluster_index(groups, len(values))[parsed], return_inverse=True)[1]

@@ -17,11 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.intervals.bootstrap import cluster_index, mean_interval
-from caopd_verl.evaluation.metrics.calibration import (
-    bin_index,
-    calibration_metrics,
-    reliability_bins,
-)
+from caopd_verl.evaluation.metrics.calibration import calibration_metrics, reliability_bins
+from caopd_verl.evaluation.metrics.formulas import bin_index
 from caopd_verl.evaluation.plots.curves import training_curves
 from caopd_verl.evaluation.plots.style import (
     GREY,

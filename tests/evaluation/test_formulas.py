@@ -1,4 +1,4 @@
-"""The figures beyond `metrics`: against hand-worked cases, slow definitions and independent libraries."""
+"""All figures: against hand-worked cases, slow definitions and independent libraries."""
 
 import math
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caopd_verl.evaluation.metrics.calibration import calibration_metrics
+from caopd_verl.evaluation.metrics.formulas import COVERAGES
+from caopd_verl.evaluation.metrics.layout import TABLE_METRICS, evaluate, layout
 from caopd_verl.evaluation.metrics.smooth import CosineSmoother
-from caopd_verl.evaluation.metrics.table import COVERAGES, TABLE_METRICS, evaluate, layout
 
 
 def figures(confidence, correct, n_bins=10, weights=None):
@@ -25,7 +25,8 @@ def sample(n, seed=0, decimals=2, power=1.5):
 
 
 def test_a_case_worked_by_hand():
-    # bins: 0.9, 0.95 (conf 0.925, acc 0.5, gap 0.425), 0.5 (acc 1, gap 0.5), 0.2 (acc 0, gap 0.2); accuracy 0.5
+    # bins: 0.9, 0.95 (conf 0.925, acc 0.5, gap 0.425), 0.5 (acc 1, gap 0.5),
+    # 0.2 (acc 0, gap 0.2); accuracy 0.5
     result = figures([0.9, 0.95, 0.5, 0.2], [True, False, True, False])
     assert result["mce"] == pytest.approx(0.5)
     assert result["brier_reliability"] == pytest.approx((2 * 0.425**2 + 0.5**2 + 0.2**2) / 4)
@@ -40,13 +41,12 @@ def test_a_case_worked_by_hand():
     # 0.8 x 4 rows = 3.2 rows: 2 right of the first three, then 0.2 of a wrong one
     assert result["acc_at_80"] == pytest.approx(2 / 3.2)
     # two bins of two rows: (0.5 + 0.2 - 1) and (0.9 + 0.95 - 1)
-    assert figures([0.9, 0.95, 0.5, 0.2], [True, False, True, False], n_bins=2)[
-        "ece_mass"
-    ] == pytest.approx(1.15 / 4)
+    halves = figures([0.9, 0.95, 0.5, 0.2], [True, False, True, False], n_bins=2)
+    assert halves["ece_mass"] == pytest.approx(1.15 / 4)
 
 
 def test_ties_count_in_expectation_over_their_order():
-    # one confidence, one right and one wrong: orders (right, wrong) and (wrong, right) are equally likely
+    # one confidence, one right and one wrong row: both orders are equally likely
     result = figures([0.7, 0.7], [True, False])
     assert result["aurc"] == pytest.approx(((0 + 0.5) / 2 + (1 + 0.5) / 2) / 2)
     assert result["acc_at_50"] == pytest.approx(0.5)
@@ -62,17 +62,47 @@ ROWS = st.lists(
 
 
 @given(ROWS, st.sampled_from([1, 5, 10]))
-def test_agrees_with_the_plain_definitions(rows, n_bins):
-    confidence, correct = [c for c, _ in rows], [y for _, y in rows]
-    result = figures(confidence, correct, n_bins)
-    plain = calibration_metrics(confidence, correct, n_bins=n_bins, missing="drop")
-    for key in ("acc_scored", "mean_conf", "ocg", "ece", "brier", "spr", "auroc", "tie_rate"):
-        expected = math.nan if plain[key] is None else plain[key]
-        assert result[key] == pytest.approx(expected, abs=1e-12, nan_ok=True), key
-    parts = result["brier_reliability"] - result["brier_resolution"] + result["brier_uncertainty"]
-    assert parts + result["brier_within"] == pytest.approx(result["brier"], abs=1e-12)
+def test_agrees_with_slow_definitions(rows, n_bins):
+    n, acc = len(rows), sum(y for _, y in rows) / len(rows)
+    mean_conf = sum(c for c, _ in rows) / n
+    by_bin = {}
+    for c, y in rows:
+        place = min(math.floor(c * n_bins + 1e-9 * n_bins), n_bins - 1)
+        by_bin.setdefault(place, []).append((c, y))
+    ece, largest, reliability, resolution = 0.0, 0.0, 0.0, 0.0
+    for inside in by_bin.values():
+        share = len(inside) / n
+        bin_acc = sum(y for _, y in inside) / len(inside)
+        gap = abs(sum(c for c, _ in inside) / len(inside) - bin_acc)
+        ece += share * gap
+        largest = max(largest, gap)
+        reliability += share * gap**2
+        resolution += share * (bin_acc - acc) ** 2
+    brier, uncertainty = sum((c - y) ** 2 for c, y in rows) / n, acc * (1 - acc)
+    expected = {
+        "acc_scored": acc,
+        "mean_conf": mean_conf,
+        "ocg": mean_conf - acc,
+        "ece": ece,
+        "mce": largest,
+        "brier": brier,
+        "brier_reliability": reliability,
+        "brier_resolution": resolution,
+        "brier_uncertainty": uncertainty,
+        "brier_within": brier - (reliability - resolution + uncertainty),
+        "spr": math.nan,
+        "tie_rate": math.nan,
+        "auroc": math.nan,
+    }
+    pairs = [(a, b) for a, y in rows if y for b, z in rows if not z]
+    if pairs:
+        expected["spr"] = sum(a > b for a, b in pairs) / len(pairs)
+        expected["tie_rate"] = sum(a == b for a, b in pairs) / len(pairs)
+        expected["auroc"] = expected["spr"] + expected["tie_rate"] / 2
+    result = figures([c for c, _ in rows], [y for _, y in rows], n_bins)
+    for name, value in expected.items():
+        assert result[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
     assert abs(result["ocg"]) <= result["ece_mass"] + 1e-12
-    assert result["ece"] - 1e-12 <= result["mce"]
     assert result["ece_debiased"] <= result["ece"] + 1e-12
 
 
@@ -144,9 +174,8 @@ def test_nll_and_auroc_agree_with_scikit_learn(decimals):
 def test_ece_and_mce_agree_with_torchmetrics():
     torch = pytest.importorskip("torch")
     classification = pytest.importorskip("torchmetrics.functional.classification")
-    confidence, correct = sample(
-        4000, decimals=9
-    )  # off the bins' edges, which torchmetrics closes on the right
+    # off the bins' edges, which torchmetrics closes on the right
+    confidence, correct = sample(4000, decimals=9)
     inside = [torch.tensor(confidence), torch.tensor(correct).int()]
     result = figures(confidence, correct)
     # torchmetrics' binary form takes the probability of class 1 as the confidence, as here
@@ -178,8 +207,9 @@ def test_smooth_ece_against_direct_integration():
             )
             smooth += kernel @ (confidence - correct)
     direct = np.trapezoid(np.abs(smooth), t) / 300
-    total, right = rows.table()
-    assert rows.smoother.error(total * rows.values - right, 300) == pytest.approx(direct, abs=1e-5)
+    table = rows.table()
+    residual = table.total * table.values - table.right
+    assert rows.smoother.error(residual, 300) == pytest.approx(direct, abs=1e-5)
     assert direct == pytest.approx(width, abs=1e-3)  # the fixed point
     assert isinstance(rows.smoother, CosineSmoother)
 
