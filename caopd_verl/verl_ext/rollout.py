@@ -19,11 +19,10 @@ from caopd_verl.core.context import encode_prompt
 from caopd_verl.errors import ConfigError
 from caopd_verl.types import Example, Rollout, RolloutGroup, Verdict
 from caopd_verl.verifiers import get_verifier
+from caopd_verl.verl_ext.sampling import SEED_LIMIT
 
 if TYPE_CHECKING:
     from caopd_verl.verl_ext.rollout_server import Sample
-
-SEED_LIMIT = 2**31  # vLLM's seeds are 32-bit and signed
 
 
 class GroupRollouts:

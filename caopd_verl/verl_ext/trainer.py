@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
-import numpy as np
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transfer_queue import KVBatchMeta
@@ -37,12 +36,17 @@ from caopd_verl.verl_ext import codec, samples, step_metrics, validation
 from caopd_verl.verl_ext.dataset import example_of, stop_ids_of
 from caopd_verl.verl_ext.rollout import GroupRollouts, read_groups, write_groups
 from caopd_verl.verl_ext.rollout_server import GroupReplica
+from caopd_verl.verl_ext.sampling import (
+    Purpose,
+    step_seed,
+    training_sampling,
+    validation_sampling,
+)
 from caopd_verl.verl_ext.services import VerlServices
 from caopd_verl.verl_ext.update import Update
 from caopd_verl.verl_ext.worker import CaopdWorker
 
 TARGETS_FILE = "targets.json"  # of a checkpoint: the memory of the target rule
-SEED_STREAMS = {"train": 0, "val": 1}  # so that validation never draws training's samples
 
 
 @register_trainer("caopd")
@@ -158,14 +162,7 @@ class CaopdTrainer(PPOTrainerSync):
         examples = [example_of(batch[i]) for i in range(len(batch))]
         if self.caopd.rollout.replay_path:
             return read_groups(self.caopd.rollout.replay_path, self.global_steps)
-        rollout = self.config.actor_rollout_ref.rollout
-        sampling = {
-            "temperature": rollout.temperature,
-            "top_p": rollout.top_p,
-            "top_k": rollout.top_k,
-            "max_tokens": self.config.data.max_response_length,
-            "logprobs": 0,  # of the sampled token only
-        }
+        sampling = training_sampling(self.config)
         uids = [f"{self.global_steps}-{i}" for i in range(len(examples))]
         groups = self.rollouts.sample(
             examples, uids, n=self.plan.n, sampling=sampling, seed=self._seed("train")
@@ -174,12 +171,10 @@ class CaopdTrainer(PPOTrainerSync):
             write_groups(groups, self.caopd.rollout.record_path, self.global_steps)
         return groups
 
-    def _seed(self, purpose: str) -> int | None:
+    def _seed(self, purpose: Purpose) -> int | None:
         if not self.caopd.rollout.seeded:
             return None
-        base = int(self.config.data.seed or 0)
-        sequence = np.random.SeedSequence([base, SEED_STREAMS[purpose], self.global_steps])
-        return int(sequence.generate_state(1)[0]) % 2**31
+        return step_seed(int(self.config.data.seed or 0), purpose, self.global_steps)
 
     def _rows(self, groups: list[RolloutGroup], targets: list) -> list[pipeline.UpdateRow]:
         trajectories = pipeline.trajectories_of(groups, targets, self.method, self.services)
@@ -233,16 +228,10 @@ class CaopdTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ validation and log
 
     def _validate(self) -> dict[str, float]:
-        rollout = self.config.actor_rollout_ref.rollout
         examples = [example_of(self.val_dataset[i]) for i in range(len(self.val_dataset))]
-        sampling = {
-            "temperature": rollout.val_kwargs.temperature if rollout.val_kwargs.do_sample else 0.0,
-            "top_p": rollout.val_kwargs.top_p,
-            "top_k": rollout.val_kwargs.top_k,
-            "max_tokens": self.config.data.max_response_length,
-        }
+        sampling = validation_sampling(self.config)
         uids = [uuid4().hex for _ in examples]
-        n = rollout.val_kwargs.n
+        n = self.config.actor_rollout_ref.rollout.val_kwargs.n
         groups = self.rollouts.sample(
             examples, uids, n=n, sampling=sampling, seed=self._seed("val")
         )
