@@ -56,7 +56,7 @@ COMMANDS = (
 )
 OK, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
 INSTALL = (
-    "pip install 'caopd-verl[eval]' (local checkpoints need torch and transformers too, "
+    "pip install '.[eval]' in a checkout (local checkpoints need torch and transformers too, "
     "`caopd card` the extra `card`, `caopd proxy` the extra `proxy`)"
 )
 

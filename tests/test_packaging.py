@@ -98,6 +98,8 @@ def test_metadata(wheel):
     assert set(by_extra) == {'extra == "cpu"', 'extra == "gpu"'}
     assert {str(requirement.specifier) for requirement in by_extra.values()} == {"==0.9.1"}
     assert "vllm" in by_extra['extra == "gpu"'].extras
+    # not verl's `fsdp` extra: its flash-attn cannot be installed in a clean environment
+    assert \"fsdp\" not in by_extra['extra == \"gpu\"'].extras
 
 
 def test_the_installed_entry_points_are_found_by_verl_and_vllm():

@@ -161,7 +161,7 @@ class ProxyCommand:
             raise ConfigError(
                 f"the proxy needs {error.name}, which is not installed",
                 where="caopd proxy",
-                fix="pip install 'caopd-verl[proxy]'",
+                fix="pip install '.[proxy]' in a checkout of caopd_verl",
             ) from None
         serve(
             small=(args.small_url, args.small_model),

@@ -17,7 +17,7 @@ class CardCommand:
             help="evaluation results as metadata of a model card (model-index)",
             description="Writes the calibration metrics into the metadata of a README.md for the hub. A card that is "
             "there already keeps its text and its other metadata. Needs huggingface_hub (pip install "
-            "'caopd-verl[card]').",
+            "'.[card]' in a checkout).",
         )
         parser.add_argument(
             "results", nargs="+", type=Path, help="folders of caopd eval or training runs"

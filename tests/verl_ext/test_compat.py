@@ -76,7 +76,7 @@ def test_missing_verl_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", missing)
     with pytest.raises(errors.IncompatibleVersionError, match="verl is not installed") as caught:
         compat.check(cpu=True)
-    assert "caopd-verl[cpu]" in str(caught.value)
+    assert "make setup" in str(caught.value) and "make gpu" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["PPOTrainer._step_twice", "NoTrainer", "NoTrainer._step_once"])

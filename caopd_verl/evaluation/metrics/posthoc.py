@@ -148,5 +148,5 @@ def _sklearn(name: str) -> Any:
         raise ConfigError(
             "post-hoc scaling needs scikit-learn, which is not installed",
             where="posthoc",
-            fix="pip install 'caopd-verl[eval]'",
+            fix="pip install '.[eval]' in a checkout of caopd_verl",
         ) from None
