@@ -67,7 +67,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "refused",
-        "no setting of verl is on that would do something else here than it says",
+        "no setting of verl is on that would do other than it says here",
         refused.check_refused,
         Cost.CHEAP,
     ),
@@ -79,7 +79,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "strategy",
-        "the model is sharded by FSDP2, whose shards the EMA teacher can follow",
+        "the model is sharded by FSDP2, whose shards the teacher can follow",
         batches.check_strategy,
         Cost.CHEAP,
     ),
