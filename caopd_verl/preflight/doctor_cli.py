@@ -53,7 +53,7 @@ class DoctorCommand:
             description="Without arguments: the checks that training makes before Ray starts, and "
             "what is installed here. With the arguments of a training run: all checks on its "
             "config, with every failure. Writes nothing.",
-            epilog="for example: caopd doctor +recipe=sdpo_caopd +scale=cpu_tiny caopd.loss.alpha=0.5",
+            epilog="for example: caopd doctor +recipe=sdpo_caopd +scale=cpu_tiny data.seed=7",
         )
         parser.add_argument(
             "overrides",
