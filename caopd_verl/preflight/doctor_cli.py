@@ -53,13 +53,13 @@ class DoctorCommand:
             description="Without arguments: the checks that training makes before Ray starts, and "
             "what is installed here. With the arguments of a training run: all checks on its "
             "config, with every failure. Writes nothing.",
-            epilog="caopd doctor +recipe=sdpo_caopd +scale=cpu_tiny caopd.loss.alpha=0.5",
+            epilog="for example: caopd doctor +recipe=sdpo_caopd +scale=cpu_tiny data.seed=7",
         )
         parser.add_argument(
             "overrides",
             nargs="*",
             metavar="key=value",
-            help="of the run: +recipe=NAME +scale=NAME key=value, as for caopd_verl.main",
+            help="+recipe=NAME +scale=NAME key=value, as for `python -m caopd_verl.main`",
         )
         parser.set_defaults(run=self.run)
 

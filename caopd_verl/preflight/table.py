@@ -79,7 +79,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "strategy",
-        "the model is sharded by FSDP2, whose shards the EMA teacher can follow",
+        "the model is sharded by FSDP2, whose shards the teacher can follow",
         batches.check_strategy,
         Cost.CHEAP,
     ),
