@@ -99,7 +99,7 @@ def test_metadata(wheel):
     assert {str(requirement.specifier) for requirement in by_extra.values()} == {"==0.9.1"}
     assert "vllm" in by_extra['extra == "gpu"'].extras
     # not verl's `fsdp` extra: its flash-attn cannot be installed in a clean environment
-    assert \"fsdp\" not in by_extra['extra == \"gpu\"'].extras
+    assert "fsdp" not in by_extra['extra == "gpu"'].extras
 
 
 def test_the_installed_entry_points_are_found_by_verl_and_vllm():
