@@ -118,19 +118,28 @@ def build_wordpiece(*, keep_newlines: bool):
 
 
 def build_crossing():
-    """One token holds the end of the answer, the newline and a piece of the label.
-
-    Another one holds blanks and the label.
-    """
+    """Tokens that run across the beginning of the confidence line."""
     from tokenizers import Tokenizer, decoders, models
 
-    long_pieces = [".\nConf", "idence:", " \nConfidence:"]
+    long_pieces = [".\nConf", "idence:", " \nConfidence:", ".\n "]
     characters = "abcdefghijklmnopqrstuvwxyzC.:0123456789 \n"
     vocabulary = [("<unk>", -20.0)]
     vocabulary += [(piece, -1.0) for piece in long_pieces]
     vocabulary += [(character, -5.0) for character in characters]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0))
     tokenizer.decoder = decoders.Fuse()
+    return wrap(tokenizer)
+
+
+def build_byte_fallback():
+    """Characters outside of the vocabulary are bytes, each of which decodes to a character."""
+    from tokenizers import Tokenizer, decoders, models
+
+    vocabulary = [("<unk>", -20.0)]
+    vocabulary += [(character, -5.0) for character in string.printable]
+    vocabulary += [(f"<0x{byte:02X}>", -10.0) for byte in range(256)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return wrap(tokenizer)
 
 
@@ -165,6 +174,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "wordpiece": lambda: build_wordpiece(keep_newlines=True),
     "bert": lambda: build_wordpiece(keep_newlines=False),
     "crossing": build_crossing,
+    "byte_fallback": build_byte_fallback,
 }
 _BUILT: dict[str, Any] = {}
 

@@ -138,6 +138,21 @@ def test_an_answer_below_the_confidence_line_is_never_cut(tail):
     assert parsed.start == len(text)
 
 
+@pytest.mark.parametrize(
+    "line", ["Confidence: 0.9 <answer>A</answer>", "Confidence: high \\boxed{A}"]
+)
+def test_an_answer_behind_the_confidence_on_its_line_is_never_cut(line):
+    parsed = parse("reasoning\n" + line)
+    assert parsed.value is None
+    assert not parsed.found
+
+
+def test_a_negative_zero_is_zero():
+    """Written out, -0.0 would be `-0.00`, which no prompt asks for."""
+    assert str(parse("Confidence: -0").value) == "0.0"
+    assert render(-0.0) == "Confidence: 0.00"
+
+
 def test_the_last_of_several_lines_counts():
     text = "First guess.\nConfidence: 0.3\nNo, again.\n<answer>C</answer>\nConfidence: 0.8"
     parsed = parse(text)

@@ -14,9 +14,8 @@ from caopd_verl.core.tokens import decode, find_eot_id
 from caopd_verl.errors import RevisionError
 
 from .conftest import FAMILIES, get_tokenizer
+from .revising import BODY, LIMIT, marked_text, revise, sample, squeeze
 
-LIMIT = 4096
-BODY = "the acid reacts with a base.\n<answer>B</answer>"
 BODY_PIECES = [
     "the acid",
     " base",
@@ -36,27 +35,6 @@ STATED = [
     "",
     "\n",
 ]
-
-
-def sample(tokenizer, text, *, end=True):
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    return [*ids, find_eot_id(tokenizer)] if end else ids
-
-
-def revise(tokenizer, ids, value=0.62, limit=LIMIT, **kwargs):
-    eot_id = find_eot_id(tokenizer)
-    return revise_response(
-        ids, value, tokenizer=tokenizer, eot_id=eot_id, max_response_tokens=limit, **kwargs
-    )
-
-
-def squeeze(text):
-    return "".join(text.split())
-
-
-def marked_text(tokenizer, revision, mask):
-    """What the masked tokens spell, without blanks."""
-    return squeeze(decode(tokenizer, list(compress(revision.token_ids, mask))))
 
 
 def check(tokenizer, ids, revision, value=0.62):
@@ -91,46 +69,6 @@ def test_the_ids_in_front_of_the_segment_are_the_sampled_ones(tokenizer, stated,
     assert squeeze(text) == squeeze(body_text + render(value))
     kept_text = decode(tokenizer, revision.token_ids[: revision.n_kept])
     assert squeeze(kept_text) == squeeze(body_text)
-
-
-def test_a_token_of_answer_and_newline_is_kept(load_tokenizer):
-    """Pre-tokenizers like Qwen's merge `>` with the newline that belongs to the segment."""
-    tokenizer = load_tokenizer("byte_bpe")
-    ids = sample(tokenizer, BODY + "\nConfidence: 0.95")
-    merged = [token for token in ids if decode(tokenizer, [token]).endswith(">\n")]
-    assert merged, "the fixture must merge '>' and the newline"
-    revision = revise(tokenizer, ids)
-    assert revision.token_ids[revision.n_kept - 1] == merged[-1]
-    assert decode(tokenizer, revision.token_ids) == BODY + "\nConfidence: 0.62"
-
-
-@pytest.mark.parametrize("family", ["smollm2", "byte_bpe"])
-def test_blank_lines_in_front_of_the_segment_stay_as_sampled(load_tokenizer, family):
-    tokenizer = load_tokenizer(family)
-    revision = revise(tokenizer, sample(tokenizer, BODY + "\n\n\nConfidence: 0.95\n\n"))
-    assert decode(tokenizer, revision.token_ids) == BODY + "\n\n\nConfidence: 0.62"
-
-
-def test_a_token_of_answer_and_label_is_encoded_anew(load_tokenizer):
-    """It cannot be kept, since it carries a piece of the old segment; its `.` must not be lost."""
-    tokenizer = load_tokenizer("crossing")
-    ids = sample(tokenizer, "the base.\nConfidence: 0.95")
-    crossing = tokenizer.convert_tokens_to_ids(".\nConf")
-    assert crossing in ids
-    revision = revise(tokenizer, ids)
-    assert revision.status == "reencoded"
-    assert revision.n_kept == ids.index(crossing)
-    assert decode(tokenizer, revision.token_ids) == "the base.\nConfidence: 0.62"
-    assert marked_text(tokenizer, revision, revision.value_mask) == "0.62"
-
-
-def test_a_token_of_blanks_and_label_is_dropped(load_tokenizer):
-    tokenizer = load_tokenizer("crossing")
-    ids = sample(tokenizer, "the base \nConfidence: 0.95")
-    assert tokenizer.convert_tokens_to_ids(" \nConfidence:") in ids
-    revision = revise(tokenizer, ids)
-    assert revision.status == "replaced"
-    assert decode(tokenizer, revision.token_ids) == "the base\nConfidence: 0.62"
 
 
 def test_the_word_confidence_in_the_reasoning_does_not_cut_the_answer(tokenizer):
@@ -177,6 +115,7 @@ def test_other_stop_tokens_become_the_end_of_turn(load_tokenizer):
     revision = revise(tokenizer, ids, stop_ids=[eos_id])
     assert not revision.truncated
     assert revision.token_ids[-1] == eot_id and eos_id not in revision.token_ids
+    assert revise(tokenizer, [*ids, eot_id], stop_ids=[eos_id]) == revision
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -210,27 +149,6 @@ def test_any_unicode_in_the_reasoning_stays(body, stated):
     revision = revise(tokenizer, ids)
     check(tokenizer, ids, revision)
     assert decode(tokenizer, revision.token_ids) == revise_text(decode(tokenizer, ids), 0.62)
-
-
-@pytest.mark.parametrize("family", ["byte_bpe", "smollm2"])
-@pytest.mark.parametrize(
-    "body", ["\u4e2d\u6587", "ok \U0001f642", "\U0001f469\u200d\U0001f52c", "\u00e9"]
-)
-def test_characters_of_several_tokens_right_before_the_segment(load_tokenizer, family, body):
-    tokenizer = load_tokenizer(family)
-    revision = revise(tokenizer, sample(tokenizer, body + "\nConfidence: 0.9"))
-    assert decode(tokenizer, revision.token_ids) == body + "\nConfidence: 0.62"
-
-
-@pytest.mark.parametrize("stated", ["\nConfidence: 0.9", "\nConfidence: 0.9" * 200, "", "\n" * 500])
-@pytest.mark.parametrize("body", ["the acid " * 1000, "the acid\n" * 1000, "x" * 3000])
-def test_the_window_grows_until_it_shows_what_the_whole_text_would(load_tokenizer, body, stated):
-    tokenizer = load_tokenizer("smollm2")
-    text = body + "<answer>A</answer>" + stated
-    ids = sample(tokenizer, text)
-    revision = revise(tokenizer, ids, limit=10**6)
-    assert decode(tokenizer, revision.token_ids) == revise_text(decode(tokenizer, ids), 0.62)
-    assert revision.stated.status == parse(text).status
 
 
 def test_over_the_limit_reasoning_goes_and_the_answer_stays(tokenizer):

@@ -26,6 +26,14 @@ def test_a_segment_spells_the_line_and_marks_its_number(load_tokenizer, family):
     assert squeeze(decode(tokenizer, number_ids)) == "0.12"
 
 
+@pytest.mark.parametrize("family", ["smollm2", "byte_bpe"])
+def test_the_blank_in_front_of_the_number_is_no_part_of_it(load_tokenizer, family):
+    tokenizer = load_tokenizer(family)
+    segment = encode_segment(0.12, tokenizer)
+    number_ids = list(compress(segment.token_ids, segment.value_mask))
+    assert decode(tokenizer, number_ids) == "0.12"
+
+
 def test_the_numbers_tokens_are_found_by_characters_not_counted(load_tokenizer):
     """Digits are single tokens in one tokenizer and merge in another, so no count fits both."""
     counts = set()
@@ -75,6 +83,16 @@ def test_an_added_token_ends_a_turn_too():
     tokenizer.add_tokens([AddedToken("<end>", special=True)])
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '<end>' }}{% endfor %}"
     assert find_eot_id(tokenizer) == tokenizer.convert_tokens_to_ids("<end>")
+
+
+def test_the_end_of_turn_is_read_behind_the_answer_and_not_behind_the_question():
+    """Some templates end a user's turn with a token of its own, or repeat the conversation."""
+    tokenizer = build_byte_bpe()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] + '<|im_start|>' }}{% endfor %}"
+        "{{ messages[-1]['content'] + '<|im_end|>' }}"
+    )
+    assert find_eot_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 def test_no_template_or_no_end_of_turn_is_an_error():
