@@ -1,18 +1,23 @@
 """Chat-completion requests and responses as the proxy reads and rewrites them; no network here.
 
-A request of the client's is refused (`BadRequest`), sent to the large model alone (`only_large`), or asked of the small
-one first. The large model always gets the client's request with nothing changed but the model's name.
+A request of the client's is refused (`BadRequest`), sent to the large model alone (`only_large`),
+or asked of the small one first. The large model always gets the client's request with nothing
+changed but the model's name.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from caopd_verl.core.confidence import ParsedConfidence, parse
 from caopd_verl.data.prompts import CONFIDENCE_INSTRUCTION
 
 Body = dict[str, Any]
+Message = dict[str, Any]
+RefusalCode = Literal["bad_request", "model_not_found", "body_too_large"]
+NotForSmall = Literal["tools", "response_format"]
+
 _DONE = b"[DONE]"
 _LAST_LINE = f"End your response with this line:\n{CONFIDENCE_INSTRUCTION}"
 
@@ -26,31 +31,38 @@ class BadRequest(Exception):
         *,
         param: str | None = None,
         status: int = 400,
-        code: str = "bad_request",
+        code: RefusalCode = "bad_request",
     ):
         super().__init__(message)
-        self.message, self.param, self.status, self.code = message, param, status, code
+        self.message = message
+        self.param = param
+        self.status = status
+        self.code = code
 
 
 class BadResponse(Exception):
-    """A 200 of the small model's that is no chat completion with one choice."""
+    """A response of status 200 that is no chat completion with one choice."""
 
 
 def error_body(message: str, *, code: str, param: str | None = None) -> bytes:
     """An error in OpenAI's form."""
-    return json.dumps(
-        {"error": {"message": message, "type": "caopd_proxy", "param": param, "code": code}}
-    ).encode()
+    error = {"message": message, "type": "caopd_proxy", "param": param, "code": code}
+    return json.dumps({"error": error}).encode()
 
 
 def read_request(raw: bytes, *, model: str) -> Body:
     """The client's request.
+
+    Args:
+        raw: the body as it came.
+        model: the only name that this proxy answers to.
 
     Raises:
         BadRequest: no JSON object, another model's name, no messages, more than one answer wanted.
     """
     try:
         body = json.loads(raw)
+    # RecursionError: thousands of brackets, which would otherwise end as an error of the server's.
     except (ValueError, RecursionError) as error:
         raise BadRequest(
             f"the body is no JSON ({type(error).__name__}); expected: a chat completion request"
@@ -64,26 +76,28 @@ def read_request(raw: bytes, *, model: str) -> Body:
             status=404,
             code="model_not_found",
         )
-    messages = body.get("messages")
-    if (
-        not isinstance(messages, list)
-        or not messages
-        or not all(isinstance(m, dict) for m in messages)
-    ):
+    if not _are_messages(body.get("messages")):
         raise BadRequest(
             "there are no messages; expected: a list with at least one message", param="messages"
         )
     if body.get("n") not in (None, 1):
         raise BadRequest(
-            f"n = {body['n']!r}: a query is routed by the confidence of one answer; expected: n = 1, or n requests",
+            f"n = {body['n']!r}: a query is routed by the confidence of one answer; "
+            "expected: n = 1, or n requests",
             param="n",
         )
-    if not isinstance(body.get("stream", False), bool | None):
+    if "stream" in body and not isinstance(body["stream"], bool | None):
         raise BadRequest(f"stream = {body['stream']!r}; expected: true or false", param="stream")
     return body
 
 
-def only_large(body: Body) -> str | None:
+def _are_messages(value: object) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(message, dict) for message in value)
+
+
+def only_large(body: Body) -> NotForSmall | None:
     """Why this request can't be judged by a confidence line at the end of a text, or None.
 
     A tool call is no text, and a text in a prescribed format (JSON) has no room for the line.
@@ -97,22 +111,29 @@ def only_large(body: Body) -> str | None:
 
 
 def for_small(body: Body, *, model: str, instruction: bool) -> bytes:
-    """The request as the small model gets it, with the confidence instruction where it has none yet.
+    """The request as the small model gets it, with the confidence instruction where it has none.
 
-    The instruction goes to the end of the first message where that is the system's (or developer's), and into a new
-    system message otherwise.
+    The instruction goes to the end of the first message where that is the system's (or the
+    developer's), and into a new system message otherwise.
     """
-    messages = list(body["messages"])
+    messages = body["messages"]
+    # As JSON, since a message's content may be a text or a list of parts.
     if instruction and CONFIDENCE_INSTRUCTION not in json.dumps(messages, ensure_ascii=False):
-        first = messages[0]
-        content = first.get("content")
-        if first.get("role") not in ("system", "developer") or not isinstance(content, str | list):
-            messages.insert(0, {"role": "system", "content": _LAST_LINE})
-        elif isinstance(content, str):
-            messages[0] = {**first, "content": f"{content.rstrip()}\n\n{_LAST_LINE}"}
-        else:
-            messages[0] = {**first, "content": [*content, {"type": "text", "text": _LAST_LINE}]}
+        messages = _with_instruction(messages)
     return json.dumps({**body, "messages": messages, "model": model}).encode()
+
+
+def _with_instruction(messages: list[Message]) -> list[Message]:
+    # New messages: the large model may get the client's own afterwards.
+    first, *others = messages
+    content = first.get("content")
+    from_system = first.get("role") in ("system", "developer")
+    if from_system and isinstance(content, str):
+        return [{**first, "content": f"{content.rstrip()}\n\n{_LAST_LINE}"}, *others]
+    if from_system and isinstance(content, list):
+        part = {"type": "text", "text": _LAST_LINE}
+        return [{**first, "content": [*content, part]}, *others]
+    return [{"role": "system", "content": _LAST_LINE}, *messages]
 
 
 def for_large(body: Body, *, model: str) -> bytes:
@@ -138,7 +159,8 @@ def _text(raw: bytes) -> str:
 
 def _streamed_text(raw: bytes) -> str:
     """The text of a stream; server-sent events: lines `data: JSON`, the last one `data: [DONE]`."""
-    parts, done = [], False
+    parts: list[str] = []
+    done = False
     for line in raw.splitlines():
         field, _, value = line.partition(b":")
         if field != b"data":
@@ -146,12 +168,11 @@ def _streamed_text(raw: bytes) -> str:
         if value.strip() == _DONE:
             done = True
             continue
-        choices = _choices(value)
-        if any(isinstance(choice, dict) and choice.get("index", 0) != 0 for choice in choices):
-            raise BadResponse("several choices")
-        parts += [
-            _content(choice, "delta") for choice in choices
-        ]  # none in the chunk that tells the usage
+        # The chunk that tells the usage has no choices.
+        for choice in _choices(value):
+            if isinstance(choice, dict) and choice.get("index", 0) != 0:
+                raise BadResponse("several choices")
+            parts.append(_content(choice, "delta"))
     if not done:
         raise BadResponse("the stream ends before [DONE]")
     return "".join(parts)
@@ -167,7 +188,7 @@ def _choices(raw: bytes) -> list[Any]:
     return value["choices"]
 
 
-def _content(choice: Any, key: str) -> str:
+def _content(choice: Any, key: Literal["message", "delta"]) -> str:
     message = choice.get(key) if isinstance(choice, dict) else None
     if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
         raise BadResponse(f"a choice without a {key}")

@@ -10,64 +10,37 @@ from typing import Any
 
 import numpy as np
 
+from caopd_verl.cascade.prices import Price
 from caopd_verl.cascade.routing import Queries
+from caopd_verl.cascade.routing_settings import Readout
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.metrics.calibration import FloatArray
+from caopd_verl.evaluation.metrics.calibration import FloatArray, IntArray
 from caopd_verl.evaluation.metrics.columns import Columns
 from caopd_verl.evaluation.rows.results import run_name
 from caopd_verl.evaluation.rows.store import iter_rows, rows_path
 
+# What a row may tell about an answer besides its text.
 _TOLD = ("n_prompt_tokens", "n_tokens", "latency_s")
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a query costs one of the models: `per_query`, or both prices per million tokens; one unit for both models.
-
-    Raises:
-        ConfigError: neither, both, half of the prices, or a figure that is negative or not finite.
-    """
-
-    flag: str  # "small" or "large", for messages
-    per_query: float | None = None
-    price_in: float | None = None
-    price_out: float | None = None
-
-    def __post_init__(self) -> None:
-        fixed, tokens = (
-            self.per_query is not None,
-            (self.price_in is not None, self.price_out is not None),
-        )
-        if fixed == all(tokens) or any(tokens) != all(tokens):
-            raise ConfigError(
-                f"it is not clear what a query costs the {self.flag} model",
-                where=f"--cost-{self.flag}",
-                expected=f"either --cost-{self.flag} (per query, any unit) or both --{self.flag}-price-in and "
-                f"--{self.flag}-price-out (per million tokens)",
-                fix="give the same kind for both models, such as --cost-small 1 --cost-large 10",
-            )
-        for value in (self.per_query, self.price_in, self.price_out):
-            if value is not None and not (math.isfinite(value) and value >= 0.0):
-                raise ConfigError(
-                    f"a price of {value} can't be",
-                    where=f"the {self.flag} model",
-                    expected="a number >= 0",
-                )
-
-    @property
-    def by_tokens(self) -> bool:
-        return self.per_query is None
 
 
 @dataclass
 class ModelRows:
-    """One result: its columns, and per row the gold answer and the token counts and latency (NaN where not told)."""
+    """One model's result.
+
+    Attributes:
+        name: as plots and reports call it.
+        folder: where the rows come from.
+        columns: one entry a row, in the order of question and sample.
+        gold: the row's gold answer, one entry a row.
+        told: `n_prompt_tokens`, `n_tokens` and `latency_s` (seconds), each of shape [n]; NaN where
+            a row does not tell it.
+    """
 
     name: str
     folder: Path
     columns: Columns
     gold: list[Any]
-    told: dict[str, FloatArray]  # of `_TOLD`, each of shape [n]
+    told: dict[str, FloatArray]
 
     def costs(self, price: Price) -> FloatArray:
         """Cost of each row, shape [n], in the unit of `price`.
@@ -76,20 +49,16 @@ class ModelRows:
             DataError: prices per token, and rows without token counts.
         """
         n = len(self.columns.ids)
-        if not price.by_tokens:
-            return np.full(n, float(price.per_query or 0.0))
-        assert price.price_in is not None and price.price_out is not None
-        cost = (
-            self.told["n_prompt_tokens"] * price.price_in + self.told["n_tokens"] * price.price_out
-        ) / 1e6
-        if missing := int(np.isnan(cost).sum()):
+        costs = price.costs(self.told["n_prompt_tokens"], self.told["n_tokens"])
+        if missing := int(np.isnan(costs).sum()):
             raise DataError(
                 f"{missing} of the {n} rows have no token counts",
                 where=str(self.folder),
-                expected="n_prompt_tokens and n_tokens in every row, as an endpoint or a local checkpoint gives them",
+                expected="n_prompt_tokens and n_tokens in every row, as an endpoint or a local "
+                "checkpoint gives them",
                 fix="give a cost per query: --cost-small and --cost-large",
             )
-        return cost
+        return costs
 
 
 def load_model(folder: str | Path) -> ModelRows:
@@ -98,17 +67,21 @@ def load_model(folder: str | Path) -> ModelRows:
     Raises:
         DataError: no rows, a broken line, or a row without a verdict.
     """
-    folder, gold = Path(folder), []
+    folder = Path(folder)
     path = rows_path(folder)
+    gold: list[Any] = []
     told: dict[str, list[float]] = {key: [] for key in _TOLD}
 
     def noted() -> Iterator[Mapping[str, Any]]:
+        """The file's rows; what the columns leave out is kept as they pass."""
         for row in iter_rows(path):
             gold.append(row.get("gold"))
             for key, values in told.items():
-                values.append(math.nan if row.get(key) is None else float(row[key]))
+                value = row.get(key)
+                values.append(math.nan if value is None else float(value))
             yield row
 
+    # In one pass, as the texts of a long run need not fit in memory.
     columns = Columns.of(noted())
     if not columns.ids:
         raise DataError(
@@ -116,140 +89,105 @@ def load_model(folder: str | Path) -> ModelRows:
             where=str(path),
             expected="one judged response a line",
         )
-    return ModelRows(
-        run_name(folder),
-        folder,
-        columns,
-        [gold[i] for i in columns.order],
-        {key: np.array(values)[columns.order] for key, values in told.items()},
-    )
+    # The columns are sorted; `order` says where in the file each of their rows stands.
+    order = columns.order
+    sorted_gold = [gold[i] for i in order]
+    sorted_told = {key: np.array(values)[order] for key, values in told.items()}
+    return ModelRows(run_name(folder), folder, columns, sorted_gold, sorted_told)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Every small model's queries over the questions that all results have, and how many others each one has."""
+    """Every small model's queries over the questions that all results have.
+
+    Attributes:
+        queries: small model -> its rows beside the large model's means.
+        questions: ids of the common questions, sorted; `Queries.question` counts them.
+        left_out: model -> how many questions it has that another one lacks.
+        no_latency: small model -> why its cascade has no latency, if it has none.
+    """
 
     queries: dict[str, Queries]
     questions: list[str]
     left_out: dict[str, int]
-    no_latency: dict[str, str]  # small model -> why its cascade has no latency
+    no_latency: dict[str, str]
 
 
 def align(
     smalls: Sequence[ModelRows],
     large: ModelRows,
     *,
-    readout: str,
+    readout: Readout,
     price_small: Price,
     price_large: Price,
 ) -> Aligned:
-    """Align by question id. A query is a row of a small model; the large model's outcome, cost and latency for it are
-    means over its rows of that question.
+    """Align by question id.
+
+    A query is a row of a small model. The large model's outcome, cost and latency for it are means
+    over the large model's rows of that question.
 
     Raises:
         ConfigError: an unknown readout, prices of two kinds, or two results of one name.
-        DataError: no question in common; a question with two gold answers; a small model without any score; rows
-            without token counts where prices are per token.
+        DataError: no question in common; a question with two gold answers; a small model without
+            any score; rows without token counts where prices are per token.
     """
-    if price_small.by_tokens != price_large.by_tokens:
+    everyone = [*smalls, large]
+    _check_prices(price_small, price_large)
+    _check_names(everyone)
+    common = _common_questions(everyone)
+    _check_gold(everyone, common)
+    # Sorted, so that the resamples do not depend on the order of the files.
+    questions = sorted(common)
+    number = {question: i for i, question in enumerate(questions)}
+    outcomes = _outcomes(large, number, large.costs(price_large))
+    queries: dict[str, Queries] = {}
+    no_latency: dict[str, str] = {}
+    for small in smalls:
+        costs = small.costs(price_small)
+        queries[small.name] = _queries(small, outcomes, number, readout, costs)
+        reason = _no_latency(small, number) or _no_latency(large, number)
+        if reason is not None:
+            no_latency[small.name] = reason
+    left_out = {}
+    for model in everyone:
+        others = set(model.columns.ids) - common
+        left_out[model.name] = len(others)
+    return Aligned(queries, questions, left_out, no_latency)
+
+
+def _check_prices(small: Price, large: Price) -> None:
+    if small.by_tokens != large.by_tokens:
         raise ConfigError(
             "one model is priced per query, the other per token",
             where="--cost-small",
             fix="use one unit for both",
         )
-    everyone = [*smalls, large]
-    names = [model.name for model in everyone]
+
+
+def _check_names(models: Sequence[ModelRows]) -> None:
+    names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise ConfigError(
             f"two results have the same name: {', '.join(names)}",
             where="--small",
             fix="use --names",
         )
-    common = set(large.columns.ids).intersection(*(model.columns.ids for model in smalls))
+
+
+def _common_questions(models: Sequence[ModelRows]) -> set[str]:
+    """Ids of the questions that all of the results have."""
+    common = set.intersection(*(set(model.columns.ids) for model in models))
     if not common:
         raise DataError(
             "the results have no question in common",
-            where=", ".join(str(model.folder) for model in everyone),
+            where=", ".join(str(model.folder) for model in models),
             expected="rows with the same ids, from the same task and split",
         )
-    _check_gold(everyone, common)
-    questions = sorted(common)
-    number = {question: i for i, question in enumerate(questions)}
-    of_large = _means(large, number, large.costs(price_large))
-    queries, no_latency = {}, {}
-    for small in smalls:
-        queries[small.name] = _queries(small, of_large, number, readout, small.costs(price_small))
-        if reason := _no_latency(small, number) or _no_latency(large, number):
-            no_latency[small.name] = reason
-    left_out = {model.name: len(set(model.columns.ids) - common) for model in everyone}
-    return Aligned(queries, questions, left_out, no_latency)
-
-
-def _means(
-    large: ModelRows, number: Mapping[str, int], costs: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Outcome, cost and latency of the large model for each question, shape [questions]; NaN where a row has none."""
-    keep = [i for i, question in enumerate(large.columns.ids) if question in number]
-    index = np.array([number[large.columns.ids[i]] for i in keep])
-    counts = np.bincount(index, minlength=len(number))
-    columns = (np.array(large.columns.correct, dtype=np.float64), costs, large.told["latency_s"])
-    correct, cost, latency = (
-        np.bincount(index, weights=c[keep], minlength=len(number)) / counts for c in columns
-    )
-    return correct, cost, latency
-
-
-def _queries(
-    small: ModelRows,
-    of_large: tuple[FloatArray, FloatArray, FloatArray],
-    number: Mapping[str, int],
-    readout: str,
-    costs: FloatArray,
-) -> Queries:
-    column = small.columns.column(readout)
-    keep = [i for i, question in enumerate(small.columns.ids) if question in number]
-    question = np.array([number[small.columns.ids[i]] for i in keep], dtype=np.int64)
-    scores = [column.confidence[i] for i in keep]
-    for i, value in zip(keep, scores, strict=True):
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise DataError(
-                f"the {readout} confidence is {value}",
-                where=f"{small.folder}, row {small.columns.ids[i]!r}",
-                expected="a number in [0, 1]",
-            )
-    if all(value is None for value in scores):
-        raise DataError(
-            f"none of the {len(keep)} rows has a confidence of the kind {readout!r} to route by",
-            where=str(small.folder),
-            fix="choose another --readout, or see the run's metrics.json for why it is absent",
-        )
-    correct, cost, latency = (values[question] for values in of_large)
-    return Queries(
-        question=question,
-        score=np.array([-math.inf if value is None else value for value in scores]),
-        small_correct=np.array(small.columns.correct, dtype=np.float64)[keep],
-        small_cost=costs[keep],
-        small_latency=small.told["latency_s"][keep],
-        large_correct=correct,
-        large_cost=cost,
-        large_latency=latency,
-    )
-
-
-def _no_latency(model: ModelRows, number: Mapping[str, int]) -> str | None:
-    used = [
-        t
-        for t, question in zip(model.told["latency_s"], model.columns.ids, strict=True)
-        if question in number
-    ]
-    missing = int(np.isnan(used).sum())
-    return (
-        f"{missing} of the {len(used)} rows of {model.name} have no latency_s" if missing else None
-    )
+    return common
 
 
 def _check_gold(models: Sequence[ModelRows], common: set[str]) -> None:
-    """Ids such as `0` may name another question in another task; a gold answer that differs gives that away."""
+    """Ids such as `0` may name another question in another task; the gold answers tell."""
     seen: dict[str, tuple[Any, str]] = {}
     for model in models:
         for question, gold in zip(model.columns.ids, model.gold, strict=True):
@@ -257,8 +195,92 @@ def _check_gold(models: Sequence[ModelRows], common: set[str]) -> None:
                 continue
             known, other = seen.setdefault(question, (gold, model.name))
             if known != gold:
+                what = f"question {question!r} has the gold answer {gold!r} here"
                 raise DataError(
-                    f"question {question!r} has the gold answer {gold!r} here and {known!r} in {other}",
+                    f"{what} and {known!r} in {other}",
                     where=str(model.folder),
                     expected="results of the same task and split",
                 )
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """Means of the large model for each question, shape [questions]; NaN where a row has none."""
+
+    correct: FloatArray
+    cost: FloatArray
+    latency: FloatArray
+
+
+def _places(model: ModelRows, number: Mapping[str, int]) -> tuple[list[int], IntArray]:
+    """The model's rows of the numbered questions, and each one's number; both of one length."""
+    ids = model.columns.ids
+    rows = [i for i, question in enumerate(ids) if question in number]
+    numbers = [number[ids[i]] for i in rows]
+    return rows, np.array(numbers, dtype=np.int64)
+
+
+def _outcomes(large: ModelRows, number: Mapping[str, int], costs: FloatArray) -> _Outcomes:
+    rows, numbers = _places(large, number)
+    counts = np.bincount(numbers, minlength=len(number))
+
+    def mean(column: FloatArray) -> FloatArray:
+        sums = np.bincount(numbers, weights=column[rows], minlength=len(number))
+        return sums / counts
+
+    correct = np.array(large.columns.correct, dtype=np.float64)
+    return _Outcomes(mean(correct), mean(costs), mean(large.told["latency_s"]))
+
+
+def _queries(
+    small: ModelRows,
+    large: _Outcomes,
+    number: Mapping[str, int],
+    readout: Readout,
+    costs: FloatArray,
+) -> Queries:
+    confidence = small.columns.column(readout).confidence
+    rows, numbers = _places(small, number)
+    stated = [confidence[i] for i in rows]
+    _check_scores(small, rows, stated, readout)
+    scores = [-math.inf if score is None else score for score in stated]
+    correct = np.array(small.columns.correct, dtype=np.float64)
+    return Queries(
+        question=numbers,
+        score=np.array(scores),
+        small_correct=correct[rows],
+        small_cost=costs[rows],
+        small_latency=small.told["latency_s"][rows],
+        large_correct=large.correct[numbers],
+        large_cost=large.cost[numbers],
+        large_latency=large.latency[numbers],
+    )
+
+
+def _check_scores(
+    small: ModelRows, rows: Sequence[int], scores: Sequence[float | None], readout: Readout
+) -> None:
+    for row, score in zip(rows, scores, strict=True):
+        if score is not None and not 0.0 <= score <= 1.0:
+            question = small.columns.ids[row]
+            raise DataError(
+                f"the {readout} confidence is {score}",
+                where=f"{small.folder}, row {question!r}",
+                expected="a number in [0, 1]",
+            )
+    if all(score is None for score in scores):
+        folder = str(small.folder)
+        raise DataError(
+            f"none of the {len(rows)} rows has a confidence of the kind {readout!r} to route by",
+            where=folder,
+            fix="choose another --readout, or see the run's metrics.json for why it is absent",
+        )
+
+
+def _no_latency(model: ModelRows, number: Mapping[str, int]) -> str | None:
+    """Why the model's rows have no latency; None where each of them has one."""
+    rows, _ = _places(model, number)
+    missing = int(np.isnan(model.told["latency_s"][rows]).sum())
+    if not missing:
+        return None
+    return f"{missing} of the {len(rows)} rows of {model.name} have no latency_s"

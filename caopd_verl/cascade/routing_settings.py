@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from caopd_verl.evaluation.settings import DEFAULTS as EVALUATION
+
+Readout = Literal[
+    "stated", "expected", "expected_t1", "p_true", "self_consistency", "answer_probability"
+]
+"""Which of a row's confidences a query is routed by: `evaluation.metrics.summary` defines them."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the threshold is chosen for on the validation split; exactly one of the two is set.
+    """What the threshold is chosen for on the validation questions; exactly one of the two is set.
 
-    `max_cost`: best accuracy at a mean cost of at most this share of always-large's. It is the default because a budget
-    can be met by any small model that costs less, and holds several routers to the same cost.
-    `min_accuracy`: least cost that keeps this share of the large model's accuracy.
+    Attributes:
+        max_cost: best accuracy at a mean cost of at most this share of always-large's. It is the
+            default because a budget can be met by any small model that costs less than the large
+            one, and because it holds several routers to the same cost.
+        min_accuracy: least cost that keeps this share of the large model's accuracy.
     """
 
     max_cost: float | None = 0.5
@@ -22,11 +30,13 @@ class Goal:
 
 @dataclass(frozen=True)
 class Routing:
-    """How `caopd route` splits and resamples. The bootstrap is the evaluation's: the same count, level and seed."""
+    """How `caopd route` splits, resamples and draws."""
 
-    readout: str = "stated"  # the proxy can read nothing else off a response's text
+    # The proxy reads a response's text, where no other readout can be found.
+    readout: Readout = "stated"
     validation_fraction: float = 0.5  # of the questions
     split_seed: int = 0
+    # The bootstrap is the evaluation's, so that both reports' intervals mean the same.
     n_resamples: int = EVALUATION.summary.n_resamples
     level: float = EVALUATION.summary.level
     bootstrap_seed: int = EVALUATION.summary.seed
@@ -36,20 +46,22 @@ class Routing:
 
 @dataclass(frozen=True)
 class Proxy:
-    """How `caopd proxy` listens and speaks to its upstreams. Keys come from the environment variables named here."""
+    """How `caopd proxy` listens and speaks to its upstreams, the small and the large model.
 
-    host: str = "127.0.0.1"  # whoever reaches the port uses the keys
+    Times are in seconds. The keys come from the environment variables that `*_key_env` name.
+    """
+
+    # Not reachable from outside: whoever reaches the port uses the keys.
+    host: str = "127.0.0.1"
     port: int = 8100
     model_name: str = "caopd-cascade"
     small_key_env: str = "CAOPD_SMALL_API_KEY"
     large_key_env: str = "CAOPD_LARGE_API_KEY"
-    instruction: bool = (
-        True  # clients don't ask for a confidence, and without one every query is deferred
-    )
+    # Clients do not ask for a confidence, and a query without one is deferred.
+    instruction: bool = True
     connect_timeout_s: float = 5.0
-    small_timeout_s: float = (
-        60.0  # of the whole response: it is buffered, and the large model's time comes on top
-    )
+    # Of the whole response: it is buffered, and the large model's time comes on top.
+    small_timeout_s: float = 60.0
     large_timeout_s: float = 600.0  # between two pieces of the response
     max_body_mb: float = 32.0
     max_concurrency: int = 512  # connections; more get 503

@@ -1,7 +1,8 @@
 """One of the proxy's two upstreams: requests, time limits, its key.
 
-The key is read from the environment when the proxy starts. It is sent in a header and nowhere else: log lines name the
-upstream and the kind of failure, and an error body that repeats the key loses it before it is passed on.
+The key is read from the environment when the proxy starts. It is sent in a header and nowhere else:
+log lines name the upstream and the kind of failure, and an error body that repeats the key loses it
+before it is passed on.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import aiohttp
 
 from caopd_verl.evaluation.sources.client import KEEPALIVE_S
 
+Headers = list[tuple[str, str]]
+Failure = Literal["timeout", "connection"]
+
+# What a client needs to read a body, to wait as asked, and to report a failure; the other headers
+# (length, encoding, cookies) are the connection's to the upstream.
 PASSED_ON = ("content-type", "retry-after", "x-request-id")
 _PASSED_PREFIX = "x-ratelimit-"
 
 
 class Unreachable(Exception):
-    """No complete response: `kind` is `timeout` or `connection`."""
+    """No complete response came."""
 
-    def __init__(self, kind: str, detail: str):
+    def __init__(self, kind: Failure, detail: str):
         super().__init__(detail)
         self.kind = kind
 
@@ -33,7 +40,7 @@ class Reply:
     """A complete response; `headers` are those that the client gets too."""
 
     status: int
-    headers: list[tuple[str, str]]
+    headers: Headers
     body: bytes
 
 
@@ -41,7 +48,6 @@ class Upstream:
     """An OpenAI-compatible endpoint.
 
     Args:
-        name: `small` or `large`, for messages and metrics.
         base_url: up to and including `/v1`.
         model: as the endpoint calls it.
         key_env: environment variable that holds its key.
@@ -51,7 +57,6 @@ class Upstream:
 
     def __init__(
         self,
-        name: str,
         base_url: str,
         model: str,
         *,
@@ -60,7 +65,7 @@ class Upstream:
         read_timeout_s: float,
         total_timeout_s: float | None,
     ):
-        self.name, self.model = name, model
+        self.model = model
         self.url = base_url.rstrip("/") + "/chat/completions"
         self.key = os.environ.get(key_env) or None
         self.total_timeout_s = total_timeout_s
@@ -71,14 +76,17 @@ class Upstream:
 
     async def open(self) -> None:
         """To be called in the event loop that the requests run in."""
+        # No limit of its own: how many requests run at once is the server's setting.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
         self._session = aiohttp.ClientSession(
             timeout=self._timeout,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-            auto_decompress=False,
-            trust_env=True,  # proxies
+            connector=connector,
+            auto_decompress=False,  # none is asked for, and bodies are passed on as they come
+            trust_env=True,  # the machine's own HTTP proxy, if it has one
         )
 
     async def close(self) -> None:
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -88,6 +96,7 @@ class Upstream:
         Raises:
             Unreachable: none within the time limits.
         """
+        # aiohttp's own limits are renewed by every piece, so they do not bound a whole response.
         try:
             return await asyncio.wait_for(self._whole(body, authorization), self.total_timeout_s)
         except asyncio.TimeoutError:
@@ -113,15 +122,17 @@ class Upstream:
     async def stream(
         self, body: bytes, authorization: str | None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response as soon as its headers are here; leaving the context gives up what has not come.
+        """The response as soon as its headers are here; leaving the context gives up the rest.
 
         Raises:
             Unreachable: no headers within the time limits.
         """
         assert self._session is not None, "the upstream is not open"
+        headers = self._headers(authorization)
         with _translated():
+            # A redirect would take the key to another address.
             response = await self._session.post(
-                self.url, data=body, headers=self._headers(authorization), allow_redirects=False
+                self.url, data=body, headers=headers, allow_redirects=False
             )
         try:
             yield response
@@ -152,17 +163,14 @@ class _translated:
             ) from None
 
 
-def passed_on(response: aiohttp.ClientResponse) -> list[tuple[str, str]]:
+def passed_on(response: aiohttp.ClientResponse) -> Headers:
     """The headers that the client gets too."""
-    named = [
-        (name.decode("latin-1").lower(), value.decode("latin-1"))
-        for name, value in response.raw_headers
-    ]
-    return [
-        (name, value)
-        for name, value in named
-        if name in PASSED_ON or name.startswith(_PASSED_PREFIX)
-    ]
+    found = []
+    for raw_name, raw_value in response.raw_headers:
+        name = raw_name.decode("latin-1").lower()
+        if name in PASSED_ON or name.startswith(_PASSED_PREFIX):
+            found.append((name, raw_value.decode("latin-1")))
+    return found
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
