@@ -136,6 +136,7 @@ class ChatRouter:
         finally:
             for task in (work, gone):
                 task.cancel()
+            # Cancelling only asks: the upstreams' connections are closed when the tasks have ended.
             await asyncio.wait({work, gone})
         if not work.cancelled():
             work.result()  # an error of the proxy's own is for the server to log

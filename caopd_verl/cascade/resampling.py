@@ -95,6 +95,7 @@ class Routers:
             accuracy = np.where(self._reachable[name], heights, np.nan)
             over_random = accuracy - random.accuracy_at(self.grid)
             bands[name] = {"accuracy": accuracy, "over_random": over_random}
+        # Not every pair: how many there are grows with the square of the routers.
         first, *others = self.cascades
         for other in others:
             pair = (first, other)
