@@ -1,4 +1,5 @@
-"""The metrics in other people's tools: torchmetrics, lm-evaluation-harness, inspect_ai, the hub's model cards.
+"""The metrics in other people's tools.
 
-The only folder that imports those packages, each in its own module. See docs/integrations.md.
+torchmetrics, lm-evaluation-harness, inspect_ai, and the model cards of the Hugging Face hub. The
+only folder that imports those packages, each in its own module. See docs/integrations.md.
 """

@@ -12,12 +12,13 @@ class CardCommand:
 
     @classmethod
     def add_parser(cls, subparsers: Any) -> None:
+        """Add the command with its options to argparse's `subparsers`."""
         parser: argparse.ArgumentParser = subparsers.add_parser(
             "card",
             help="evaluation results as metadata of a model card (model-index)",
-            description="Writes the calibration metrics into the metadata of a README.md for the hub. A card that is "
-            "there already keeps its text and its other metadata. Needs huggingface_hub (pip install "
-            "'.[card]' in a checkout).",
+            description="Writes the calibration metrics into the metadata of a README.md for the "
+            "hub. A card that is there already keeps its text and its other metadata. "
+            "Needs huggingface_hub (pip install '.[card]' in a checkout).",
         )
         parser.add_argument(
             "results", nargs="+", type=Path, help="folders of caopd eval or training runs"
@@ -34,6 +35,13 @@ class CardCommand:
 
     @staticmethod
     def run(args: argparse.Namespace) -> bool:
+        """Write the card and say what was left out; True: it is complete.
+
+        Raises:
+            ConfigError: one data set's name for several results, or none where one is needed.
+            DataError: a folder without metrics, or a README.md that is no model card.
+        """
+        # Only now, so that the other commands work without huggingface_hub.
         from caopd_verl.errors import ConfigError
         from caopd_verl.evaluation.rows.results import load_results
         from caopd_verl.evaluation.settings import DEFAULTS
@@ -48,9 +56,8 @@ class CardCommand:
             )
         pairs = [(result, dataset_of(result, id=args.dataset)) for result in results]
         data, left_out = write_card(pairs, args.output, model_name=args.model_name)
-        print(
-            f"written to {args.output}: {len(data.eval_results or [])} evaluation results of {data.model_name}"
-        )
+        n_written = len(data.eval_results or [])
+        print(f"written to {args.output}: {n_written} evaluation results of {data.model_name}")
         for line in left_out:
             print(f"  left out: {line}")
         return True

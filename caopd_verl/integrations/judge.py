@@ -1,4 +1,4 @@
-"""What the harnesses share: a response is judged once, and figures are computed from (confidence, correct) pairs."""
+"""What the harnesses share: judging a response, and figures from (confidence, correct) pairs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from caopd_verl.evaluation.settings import DEFAULTS
 from caopd_verl.types import Example, Messages
 from caopd_verl.verifiers import get_verifier
 
-Pair = tuple[float | None, bool]  # stated confidence (None where none could be read) and verdict
+Pair = tuple[float | None, bool]
+"""Stated confidence (None where none could be read) and verdict."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One response: the verdict, the answer read from it, the stated confidence and how it was parsed."""
+    """One response.
+
+    Attributes:
+        correct, reason: the verdict, and why.
+        answer: as read from the response; None where there was none.
+        confidence, confidence_status: the stated confidence, and how it was parsed.
+    """
 
     correct: bool
     reason: str
@@ -28,6 +35,7 @@ class Judged:
 
     @property
     def pair(self) -> Pair:
+        """What the metrics need of it."""
         return self.confidence, self.correct
 
 
@@ -35,7 +43,8 @@ def judge(response: str, gold: str, verifier: str) -> Judged:
     """Judge `response` as training and `caopd eval` do; never raises on a response, however odd.
 
     Raises:
-        ConfigError: unknown verifier. DataError: an unusable gold answer.
+        ConfigError: unknown verifier.
+        DataError: an unusable gold answer.
     """
     verdict = get_verifier(verifier)(response, gold)
     stated = parse(response)
@@ -43,35 +52,40 @@ def judge(response: str, gold: str, verifier: str) -> Judged:
 
 
 def figure(name: str, pairs: Sequence[Pair]) -> float:
-    """The metric `name` of `evaluation.metrics` over all pairs, with `caopd eval`'s bins and missing policy.
+    """The metric `name` of `evaluation.metrics` over all pairs, with `caopd eval`'s defaults.
 
-    NaN where it is undefined, since the harnesses want a number: SPR, AUROC and tie rate where all rows are correct or
-    all wrong, everything where no row carries a confidence. Never 0, which would read as the worst ranking there is.
+    NaN where it is undefined, since the harnesses want a number: SPR, AUROC and tie rate where all
+    rows are correct or all wrong, everything where no row carries a confidence. Never 0, which
+    would read as the worst ranking there is.
 
     Raises:
-        KeyError: no such metric. DataError: a confidence outside [0, 1].
+        KeyError: no such metric.
+        DataError: a confidence outside [0, 1].
     """
     if name not in METRIC_NAMES:
         raise KeyError(name)
     summary = DEFAULTS.summary
+    confidences = [confidence for confidence, _ in pairs]
+    verdicts = [correct for _, correct in pairs]
     values = calibration_metrics(
-        [confidence for confidence, _ in pairs],
-        [correct for _, correct in pairs],
-        n_bins=summary.n_bins,
-        missing=summary.missing,
+        confidences, verdicts, n_bins=summary.n_bins, missing=summary.missing
     )
     value = values[name]
     return math.nan if value is None else float(value)
 
 
 def system_and_question(example: Example) -> tuple[str, str]:
-    """The system message ("" where there is none) and the user's question, for harnesses that build the chat anew.
+    """The system message ("" where there is none) and the user's question.
+
+    Apart, since the harnesses build the chat anew.
 
     Raises:
         DataError: a question of several turns, which they can't ask.
     """
     messages: Messages = list(example.messages)
-    system = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
+    system = ""
+    if messages and messages[0]["role"] == "system":
+        system = messages.pop(0)["content"]
     if len(messages) != 1 or messages[0]["role"] != "user":
         raise DataError(
             "the question has several turns", where=example.where, expected="one user message"

@@ -1,8 +1,10 @@
-"""Evaluation results as `model-index` metadata of a model card, written with huggingface_hub's own classes.
+"""Evaluation results as `model-index` metadata of a model card, by huggingface_hub's own classes.
 
-One entry a readout and metric, with the interval, n and the settings in the metric's `args`. An undefined metric has no
-entry: the format wants a number. A card that is there already keeps its text and its other metadata; entries for the
-same data set, split and metric are replaced.
+One entry a readout and metric, with the interval, n and the settings in the metric's `args`. An
+undefined metric has no entry: the format wants a number. A card that is there already keeps its
+text and its other metadata; entries for the same data set, split and metric are replaced.
+
+    caopd card outputs/mine --output README.md --dataset org/data
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from caopd_verl.errors import ConfigError, DataError
+from caopd_verl.evaluation.intervals.estimates import Estimate
 from caopd_verl.evaluation.report.console import SHOWN
 from caopd_verl.evaluation.rows.results import Result
 
 TASK = "text-generation"
 READOUTS = ("stated", "expected")
-ONCE = {"acc": "accuracy"}  # does not depend on the readout; the hub's own name for it
+# What does not depend on the readout, and the hub's own name for it.
+ONCE = {"acc": "accuracy"}
+# Few, as a card is read by strangers; the tie rate is there because ties alone can lower an SPR.
 METRICS = ("ece", "brier", "ocg", "spr", "auroc", "tie_rate", "format_adherence")
 
 
@@ -40,7 +45,9 @@ def dataset_of(result: Result, *, id: str | None) -> Dataset:
     Raises:
         ConfigError: the run had no task and no `id` is given.
     """
-    task, _, split = str(result.metrics["run"].get("task") or "").partition("/")
+    # "arithmetic/test", or nothing where finished responses were judged.
+    named = str(result.metrics["run"].get("task") or "")
+    task, _, split = named.partition("/")
     if not (id or task):
         raise ConfigError(
             f"the settings of the run {result.name} name no data set",
@@ -57,32 +64,41 @@ def eval_results(result: Result, dataset: Dataset) -> tuple[list[EvalResult], li
         if readout not in result.metrics["readouts"]:
             left_out.append(f"{readout}: {result.metrics['absent'].get(readout, 'not measured')}")
             continue
-        for name in (*(ONCE if readout == "stated" else ()), *METRICS):
+        names = (*ONCE, *METRICS) if readout == "stated" else METRICS
+        for name in names:
             figure = result.estimate(readout, name)
             if figure.value is None:
                 left_out.append(f"{readout}, {SHOWN[name]}: {figure.reason}")
-                continue
-            entries.append(
-                EvalResult(
-                    task_type=TASK,
-                    dataset_type=dataset.id,
-                    dataset_name=dataset.name,
-                    dataset_split=dataset.split,
-                    metric_type=ONCE.get(name, name),
-                    metric_name=SHOWN[name]
-                    if name in ONCE
-                    else f"{SHOWN[name]}, {readout} confidence",
-                    metric_value=figure.value,
-                    metric_args=_settings(result, readout, name, figure.low, figure.high, figure.n),
-                )
-            )
+            else:
+                settings = _settings(result, readout, name, figure)
+                entries.append(_entry(dataset, readout, name, figure.value, settings))
     return entries, left_out
+
+
+def _entry(
+    dataset: Dataset, readout: str, name: str, value: float, settings: dict[str, Any]
+) -> EvalResult:
+    metric_type, metric_name = name, f"{SHOWN[name]}, {readout} confidence"
+    if name in ONCE:
+        metric_type, metric_name = ONCE[name], SHOWN[name]
+    return EvalResult(
+        task_type=TASK,
+        dataset_type=dataset.id,
+        dataset_name=dataset.name,
+        dataset_split=dataset.split,
+        metric_type=metric_type,
+        metric_name=metric_name,
+        metric_value=value,
+        metric_args=settings,
+    )
 
 
 def write_card(
     results: Sequence[tuple[Result, Dataset]], path: Path, *, model_name: str | None
 ) -> tuple[ModelCardData, list[str]]:
-    """Write the card, or bring the one at `path` up to date; returns its metadata as read back, and what was left out.
+    """Write the card, or bring the one at `path` up to date.
+
+    Returns its metadata as read back, and what was left out.
 
     Args:
         results: runs of one model, each with its data set.
@@ -90,7 +106,8 @@ def write_card(
         model_name: in the metadata; the card's own, or the first result's, otherwise.
 
     Raises:
-        ConfigError: two results with the same data set and split. DataError: the file holds no readable model card.
+        ConfigError: two results with the same data set and split.
+        DataError: the file holds no readable model card.
     """
     entries: list[EvalResult] = []
     left_out: list[str] = []
@@ -104,27 +121,30 @@ def write_card(
             )
         entries += own
         left_out += missing
-    card = _load(path) if path.exists() else _new(results[0][0].name)
+    first_name = results[0][0].name
+    card = _load(path) if path.exists() else _new(first_name)
     data = _data(card)
+    # The card may hold results of other data sets, or of other tools: they stay.
     replaced = {_key(entry) for entry in entries}
-    kept = [entry for entry in data.eval_results or [] if _key(entry) not in replaced]
+    before = data.eval_results or []
+    kept = [entry for entry in before if _key(entry) not in replaced]
     data.eval_results = [*kept, *entries]
-    data.model_name = model_name or data.model_name or results[0][0].name
+    data.model_name = model_name or data.model_name or first_name
     path.parent.mkdir(parents=True, exist_ok=True)
     card.save(path)
+    # As read back, so that nothing is reported which the hub could not read from the file.
     return _data(_load(path)), left_out
 
 
-def _settings(
-    result: Result, readout: str, name: str, low: Any, high: Any, n: int
-) -> dict[str, Any]:
-    """What a reader needs to judge the figure; the noise floor beside an ECE."""
+def _settings(result: Result, readout: str, name: str, figure: Estimate) -> dict[str, Any]:
+    """What a reader needs to judge the figure."""
     settings = result.metrics["settings"]
-    args = {"n": n, "low": low, "high": high, "level": settings["level"]}
+    args = {"n": figure.n, "low": figure.low, "high": figure.high, "level": settings["level"]}
     args |= {"measured_with": f"caopd_verl {result.metrics['caopd_verl']}"}
     if name not in ONCE:
         args |= {"readout": readout, "missing": settings["missing"]}
     floor = result.metrics["readouts"][readout]["noise_floor"]
+    # A calibrated model's ECE is above 0 too: without that figure a reader can't tell them apart.
     if name == "ece":
         args |= {"n_bins": settings["n_bins"], "if_calibrated_p95": floor["p95"] if floor else None}
     return {key: value for key, value in args.items() if value is not None}
@@ -136,9 +156,8 @@ def _key(entry: EvalResult) -> tuple[Any, ...]:
 
 def _new(name: str) -> ModelCard:
     header = ModelCardData(tags=["calibration"]).to_yaml()
-    return ModelCard(
-        f"---\n{header}\n---\n\n# {name}\n\nCalibration: see the evaluation results in the metadata.\n"
-    )
+    text = f"# {name}\n\nCalibration: see the evaluation results in the metadata.\n"
+    return ModelCard(f"---\n{header}\n---\n\n{text}")
 
 
 def _data(card: ModelCard) -> ModelCardData:
@@ -150,8 +169,10 @@ def _load(path: Path) -> ModelCard:
     try:
         return ModelCard(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
+        # A YAML error has many lines; one of this length says where it is.
+        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"no model card can be read ({' '.join(str(error).split())[:200]})",
+            f"no model card can be read ({reason})",
             where=str(path),
             expected="markdown that begins with YAML between two lines of ---",
         ) from None

@@ -4,8 +4,8 @@
     spr.update(torch.tensor([0.9, 0.4, 0.7]), torch.tensor([1, 0, 0]))
     spr.compute()  # tensor(1.)
 
-Definitions are those of `evaluation.metrics` with missing policy "drop": a confidence of NaN stands for a response
-without a readable one; it is left out of the figure and counted in `n_missing`.
+Definitions are those of `evaluation.metrics` with missing policy "drop": a confidence of NaN stands
+for a response without a readable one; it is left out of the figure and counted in `n_missing`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from caopd_verl.errors import DataError
 
 
 class StrictPairwiseRanking(Metric):
-    """SPR: the share of pairs of a correct and a wrong response in which the correct one's confidence is higher.
+    """SPR: the share of pairs in which the correct response's confidence is above the wrong one's.
 
-    `compute` gives a scalar, NaN where all responses are correct, all wrong, or there are none: then there is no pair,
-    and 0 would claim the worst ranking. Ties earn nothing (AUROC would give them half); on a grid of two decimals they
-    are frequent, so look at AUROC too.
+    `compute` gives a scalar, NaN where all responses are correct, all wrong, or there are none:
+    then there is no pair, and 0 would claim the worst ranking. Ties earn nothing (AUROC would give
+    them half); on a grid of two decimals they are frequent, so look at AUROC too.
 
-    State: confidences of correct and of wrong responses, concatenated over batches and ranks, in the metric's dtype
-    (`set_dtype`). `compute` sorts, O(n log n) time and O(n) memory, with no table of pairs.
+    State: confidences of correct and of wrong responses, concatenated over batches and ranks, in
+    the metric's dtype (`set_dtype`). `compute` sorts, O(n log n) time and O(n) memory, with no
+    table of pairs.
 
     Args:
         validate_args: check ranges and shapes in `update`, which waits for the device.
@@ -66,19 +67,22 @@ class StrictPairwiseRanking(Metric):
 
     def compute(self) -> Tensor:
         """The share as a scalar of the metric's dtype."""
+        # A rank that was given nothing has an empty list, which can't be concatenated.
         right, wrong = (
             dim_zero_cat(state) if len(state) else None for state in (self.right, self.wrong)
         )
         if right is None or wrong is None or not right.numel() or not wrong.numel():
             return torch.tensor(torch.nan, device=self.device, dtype=self.dtype)
         below = torch.searchsorted(wrong.sort().values, right.contiguous(), side="left").sum()
+        # In float64, as float32 has no exact integers above 2 ** 24 pairs.
         return (below.double() / (right.numel() * wrong.numel())).to(self.dtype)
 
 
 class OverconfidenceGap(Metric):
-    """OCG: mean confidence minus accuracy, over the responses that carry a confidence; NaN where none does.
+    """OCG: mean confidence minus accuracy, over the responses that carry a confidence.
 
-    Above 0 is overconfident. State: three sums, in float64 whatever `set_dtype` says, since counts in float16 saturate.
+    Above 0 is overconfident; NaN where no response carries a confidence. State: a sum in float64
+    whatever `set_dtype` says, since a sum in float16 saturates, and integer counts.
 
     Args:
         validate_args: as above.
@@ -121,8 +125,9 @@ class OverconfidenceGap(Metric):
 def _flat(confidence: Tensor, correct: Tensor, validate: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Confidences, verdicts and which confidences are missing, each of shape [n]."""
     if confidence.shape != correct.shape:
+        shapes = (tuple(confidence.shape), tuple(correct.shape))
         raise DataError(
-            f"confidences of shape {tuple(confidence.shape)}, verdicts of shape {tuple(correct.shape)}",
+            f"confidences of shape {shapes[0]}, verdicts of shape {shapes[1]}",
             expected="one of each a response",
         )
     confidence, correct = confidence.detach().flatten(), correct.detach().flatten()

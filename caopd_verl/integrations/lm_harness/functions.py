@@ -1,9 +1,9 @@
 """What the tasks' YAML files name: the questions, the judging of a response, and the metrics.
 
-The harness collects for each metric one item a document and hands the list to an aggregation. Accuracy and format
-adherence are means of numbers; the others need the whole list of (confidence, correct) pairs. Undefined is NaN, never
-0. The harness has standard errors for means only: take intervals from `caopd eval`, whose format its logged samples
-nearly have.
+The harness collects for each metric one item a document and hands the list to an aggregation.
+Accuracy and format adherence are means of numbers; the others need the whole list of (confidence,
+correct) pairs. Undefined is NaN, never 0. The harness has standard errors for means only: take
+intervals from `caopd eval`, whose format its logged samples nearly have.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ PAIR_METRICS = ("ece", "brier", "ocg", "spr", "auroc", "tie_rate")
 
 
 def load_sciknoweval(**metadata: Any) -> dict[str, datasets.Dataset]:
-    """The rows of a SciKnowEval file as the split "test"; `metadata` is the harness's, with the path in `caopd_data`.
+    """The rows of a SciKnowEval file as the split "test".
+
+    Args:
+        metadata: the harness's, with the path in `caopd_data`.
 
     Raises:
-        ConfigError: no path. DataError: a row that can't be used, naming `file:line`.
+        ConfigError: no path.
+        DataError: a row that can't be used, naming `file:line`.
     """
     return _load("sciknoweval", metadata)
 
@@ -39,11 +43,10 @@ def load_jsonl(**metadata: Any) -> dict[str, datasets.Dataset]:
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """One document's items: numbers for `acc` and `format_adherence`, pairs for the rest."""
     judged = judge(results[0], doc["gold"], doc["verifier"])
-    return {
-        "acc": float(judged.correct),
-        "format_adherence": float(judged.confidence is not None),
-        **dict.fromkeys(PAIR_METRICS, judged.pair),
-    }
+    stated = judged.confidence is not None
+    # Each of these aggregations takes the same pairs, as the harness keeps one list a metric.
+    pairs = dict.fromkeys(PAIR_METRICS, judged.pair)
+    return {"acc": float(judged.correct), "format_adherence": float(stated), **pairs}
 
 
 def ece(pairs: Sequence[Pair]) -> float:
@@ -84,6 +87,7 @@ def _load(task: str, metadata: dict[str, Any]) -> dict[str, datasets.Dataset]:
             where="--metadata",
             expected=f'{{"{DATA_KEY}": "path of the file"}}',
         )
+    # "test" without a number is the whole file, so that nothing is drawn and the seed is not used.
     examples = load_task(task, path=path, seed=0, n=None, split="test")
     return {"test": datasets.Dataset.from_list([_document(example) for example in examples])}
 
