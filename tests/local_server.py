@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 in a thread with an event loop of its own; the stub endpoints say what it answers."""
+"""A server on 127.0.0.1 in a thread with its own event loop; the stubs say what it answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TypeVar
 
 Self = TypeVar("Self", bound="LocalServer")
+LIMIT_S = 10
 
 
 class LocalServer(ABC):
@@ -17,6 +18,7 @@ class LocalServer(ABC):
 
     @property
     def url(self) -> str:
+        """Where it listens, as the clients want it."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     @abstractmethod
@@ -24,27 +26,27 @@ class LocalServer(ABC):
         """Serve one connection until it ends."""
 
     def __enter__(self: Self) -> Self:
-        ready = threading.Event()
         self._loop = asyncio.new_event_loop()
-
-        def run() -> None:
-            asyncio.set_event_loop(self._loop)
-            server = self._loop.run_until_complete(
-                asyncio.start_server(self._connection, "127.0.0.1", self.port)
-            )
-            self.port = server.sockets[0].getsockname()[1]
-            ready.set()
-            self._loop.run_forever()
-            server.close()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
-
-        self._thread = threading.Thread(target=run, daemon=True)
+        self._listening = threading.Event()
+        # A daemon: a test that fails before the end must not keep the test run from ending.
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert ready.wait(10)
+        assert self._listening.wait(LIMIT_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(LIMIT_S)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        starting = asyncio.start_server(self._connection, "127.0.0.1", self.port)
+        server = self._loop.run_until_complete(starting)
+        self.port = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        # One more turn of the loop, in which the cancelled tasks end.
+        self._loop.run_until_complete(asyncio.sleep(0))

@@ -1,4 +1,4 @@
-"""A chat-completions endpoint on 127.0.0.1 that says what it is told to, streams when asked to, and can misbehave.
+"""A chat-completions endpoint on 127.0.0.1 that says what it is told to, and can misbehave.
 
 python -m tests.cascade.stub --text "B\\nConfidence: 0.9"
 """
@@ -11,10 +11,14 @@ import contextlib
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, Literal
 
 from tests.local_server import LocalServer
 
+Fault = Literal[
+    "400", "401", "429", "500", "html", "two", "close", "midclose", "stall", "unfinished"
+]
+# fault -> status line, extra headers, body
 REFUSALS = {
     "400": ("400 Bad Request", "", '{"error": {"message": "this prompt is too long"}}'),
     "401": ("401 Unauthorized", "", '{"error": {"message": "wrong key: KEY"}}'),
@@ -36,9 +40,13 @@ REFUSALS = {
 class Stub(LocalServer):
     """Use as a context manager; `url` ends in `/v1`.
 
+    `headers` and `bodies` keep what it was asked, `left` is set when the other side has closed a
+    connection that an answer was due on.
+
     Args:
         text: the answer.
-        fault: one of `REFUSALS`, `close` (no answer), `midclose` (half of one), `stall` (headers never come) or None.
+        fault: one of `REFUSALS`; `close` (no answer), `midclose` (half of one), `stall` (headers
+            never come), `unfinished` (a stream without its last event); or None.
         gated: each piece of a stream waits for `release()`.
         interval: seconds before each piece of a stream.
     """
@@ -46,39 +54,28 @@ class Stub(LocalServer):
     def __init__(
         self,
         text: str,
-        fault: str | None = None,
+        fault: Fault | None = None,
         *,
         gated: bool = False,
         interval: float = 0.0,
         port: int = 0,
     ):
-        self.text, self.fault, self.gated, self.interval, self.port = (
-            text,
-            fault,
-            gated,
-            interval,
-            port,
-        )
+        self.text, self.fault = text, fault
+        self.gated, self.interval, self.port = gated, interval, port
         self._gate = asyncio.Semaphore(0)
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
-        self.left = (
-            threading.Event()
-        )  # the other side has closed a connection that an answer was due on
+        self.left = threading.Event()
 
     def release(self) -> None:
         """Let one more piece of the stream go."""
         self._loop.call_soon_threadsafe(self._gate.release)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(
-            asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError
-        ):
+        ends = (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError)
+        with contextlib.suppress(*ends):
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                pairs = (line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
-                headers = {key.lower(): value for key, value in pairs}
-                body = json.loads(await reader.readexactly(int(headers["content-length"])))
+                headers, body = await _request(reader)
                 self.headers.append(headers)
                 self.bodies.append(body)
                 answer = asyncio.ensure_future(self._answer(writer, body, headers))
@@ -97,6 +94,7 @@ class Stub(LocalServer):
     async def _answer(
         self, writer: asyncio.StreamWriter, body: dict[str, Any], headers: dict[str, str]
     ) -> bool:
+        """Answer one request; returns whether the connection stays open."""
         if self.fault == "stall":
             await asyncio.sleep(3600)
         if self.fault == "close":
@@ -104,37 +102,32 @@ class Stub(LocalServer):
         if self.fault in REFUSALS:
             status, extra, said = REFUSALS[self.fault]
             said = said.replace("KEY", headers.get("authorization", "none"))
-            _head(writer, status, f"{extra}Content-Length: {len(said)}\r\n", said)
-            await writer.drain()
+            await _send(writer, status, f"{extra}Content-Length: {len(said)}\r\n", said)
             return True
         if body.get("stream"):
             return await self._stream(writer, body)
         said = json.dumps(completion(body["model"], self.text))
-        cut = len(said) // 2 if self.fault == "midclose" else None
-        _head(
-            writer,
-            "200 OK",
-            f"Content-Type: application/json\r\nContent-Length: {len(said)}\r\n",
-            said[:cut],
-        )
-        await writer.drain()
-        return cut is None
+        sent = said[: len(said) // 2] if self.fault == "midclose" else said
+        about = f"Content-Type: application/json\r\nContent-Length: {len(said)}\r\n"
+        await _send(writer, "200 OK", about, sent)
+        return sent == said
 
     async def _stream(self, writer: asyncio.StreamWriter, body: dict[str, Any]) -> bool:
-        _head(
-            writer,
-            "200 OK",
-            "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n",
-            "",
-        )
-        await writer.drain()
+        about = "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+        await _send(writer, "200 OK", about, "")
         pieces = events(body["model"], self.text)
-        for piece in pieces[: len(pieces) // 2] if self.fault == "midclose" else pieces:
+        if self.fault == "midclose":
+            pieces = pieces[: len(pieces) // 2]
+        if self.fault == "unfinished":
+            pieces = pieces[:-1]
+        for piece in pieces:
             if self.gated:
                 await self._gate.acquire()
             if self.interval:
                 await asyncio.sleep(self.interval)
-            writer.write(f"{len(piece.encode()):x}\r\n".encode() + piece.encode() + b"\r\n")
+            encoded = piece.encode()
+            size = f"{len(encoded):x}\r\n".encode()
+            writer.write(size + encoded + b"\r\n")
             await writer.drain()
         if self.fault == "midclose":
             return False
@@ -143,16 +136,27 @@ class Stub(LocalServer):
         return True
 
 
-def _head(writer: asyncio.StreamWriter, status: str, headers: str, data: str) -> None:
+async def _request(reader: asyncio.StreamReader) -> tuple[dict[str, str], dict[str, Any]]:
+    """Headers (names in lower case) and JSON body of the next request."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    headers = {}
+    for line in head.split("\r\n")[1:]:
+        name, found, value = line.partition(": ")
+        if found:
+            headers[name.lower()] = value
+    body = await reader.readexactly(int(headers["content-length"]))
+    return headers, json.loads(body)
+
+
+async def _send(writer: asyncio.StreamWriter, status: str, headers: str, data: str) -> None:
     writer.write(f"HTTP/1.1 {status}\r\n{headers}\r\n{data}".encode())
+    await writer.drain()
 
 
 def completion(model: str, text: str) -> dict[str, Any]:
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "stop",
-    }
+    """A chat completion as OpenAI's endpoint gives it."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return {
         "id": "x",
         "object": "chat.completion",
@@ -164,15 +168,16 @@ def completion(model: str, text: str) -> dict[str, Any]:
 
 def events(model: str, text: str) -> list[str]:
     """Server-sent events, three characters each, then the usage (without choices) and the end."""
-    deltas = [
-        {"role": "assistant", "content": ""},
-        *({"content": text[i : i + 3]} for i in range(0, len(text), 3)),
-    ]
-    bodies = [
-        {"id": "x", "model": model, "choices": [{"index": 0, "delta": delta}]} for delta in deltas
-    ]
+    deltas = [{"role": "assistant", "content": ""}]
+    for start in range(0, len(text), 3):
+        deltas.append({"content": text[start : start + 3]})
+    bodies = []
+    for delta in deltas:
+        choice = {"index": 0, "delta": delta}
+        bodies.append({"id": "x", "model": model, "choices": [choice]})
     bodies.append({"id": "x", "model": model, "choices": [], "usage": {"total_tokens": 9}})
-    return [*(f"data: {json.dumps(body)}\n\n" for body in bodies), "data: [DONE]\n\n"]
+    pieces = [f"data: {json.dumps(body)}\n\n" for body in bodies]
+    return [*pieces, "data: [DONE]\n\n"]
 
 
 if __name__ == "__main__":

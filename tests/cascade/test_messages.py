@@ -32,17 +32,22 @@ KEYS = (
     "stream",
     "role",
 )
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3)
-    ),
-    max_leaves=12,
-)
+ATOMS = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+
+
+def lists_and_objects(inner):
+    """JSON's containers; the objects have keys that the code looks for."""
+    objects = st.dictionaries(st.sampled_from(KEYS), inner, max_size=3)
+    return st.lists(inner, max_size=3) | objects
+
+
+JSON = st.recursive(ATOMS, lists_and_objects, max_leaves=12)
+OBJECTS = st.dictionaries(st.sampled_from(KEYS), JSON)
+BODIES = st.binary() | JSON.map(lambda value: json.dumps(value).encode())
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.binary() | JSON.map(lambda v: json.dumps(v).encode()), st.booleans())
+@given(BODIES, st.booleans())
 def test_any_response_is_read_or_refused(raw, stream):
     for body in (raw, b"data: " + raw + b"\n\ndata: [DONE]\n\n"):
         with contextlib.suppress(BadResponse):
@@ -50,23 +55,23 @@ def test_any_response_is_read_or_refused(raw, stream):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.binary() | JSON.map(lambda v: json.dumps(v).encode()))
+@given(BODIES)
 def test_any_request_is_read_or_refused(raw):
     with contextlib.suppress(BadRequest):
         read_request(raw, model="m")
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.dictionaries(st.sampled_from(KEYS), JSON),
-    st.lists(st.dictionaries(st.sampled_from(KEYS), JSON), min_size=1),
-)
+@given(OBJECTS, st.lists(OBJECTS, min_size=1))
 def test_any_messages_get_the_instruction_once_and_only_for_the_small_model(more, messages):
     body = {**more, "messages": messages}
     asked = json.loads(for_small(body, model="s", instruction=True))
-    assert json.dumps(asked, ensure_ascii=False).count(CONFIDENCE_INSTRUCTION) == 1
+    text = json.dumps(asked, ensure_ascii=False)
+    assert text.count(CONFIDENCE_INSTRUCTION) == 1
     assert {**asked, "messages": None} == {**body, "model": "s", "messages": None}
-    assert asked["messages"][-len(messages) + 1 :] == messages[1:] or len(messages) == 1
+    n_others = len(messages) - 1
+    last = asked["messages"][len(asked["messages"]) - n_others :]
+    assert last == messages[1:]
     assert json.loads(for_large(body, model="l")) == {**body, "model": "l"}
     assert json.loads(for_small(body, model="s", instruction=False)) == {**body, "model": "s"}
 
@@ -95,25 +100,35 @@ def test_an_instruction_that_is_there_is_not_repeated():
 
 def test_streams_and_whole_responses_say_the_same():
     text = "<answer>B</answer>\nConfidence: 0.62"
-    whole = confidence_of(json.dumps(completion("m", text)).encode(), stream=False)
+    body = json.dumps(completion("m", text))
+    whole = confidence_of(body.encode(), stream=False)
+    assert whole.value == 0.62
     streamed = "".join(events("m", text))
     assert whole == confidence_of(streamed.encode(), stream=True)
-    assert whole == confidence_of(
-        f": ping\n\n{streamed}".replace("\n", "\r\n").encode(), stream=True
-    )
-    assert whole.value == 0.62
+    # With a comment, and with the other end of line that the format allows.
+    other_form = f": ping\n\n{streamed}".replace("\n", "\r\n")
+    assert whole == confidence_of(other_form.encode(), stream=True)
+
+
+DONE = b"data: [DONE]\n\n"
+FIRST_CHOICE = b'data: {"choices": [{"index": 0, "delta": {"content": "Confidence: 0.9"}}]}\n\n'
+SECOND_CHOICE = FIRST_CHOICE.replace(b'"index": 0', b'"index": 1')
+
+
+def test_the_shortest_stream_that_is_read():
+    assert confidence_of(FIRST_CHOICE + DONE, stream=True).value == 0.9
 
 
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "said"),
     [
-        b"",
-        b'data: {"choices": [{"index": 0, "delta": {"content": "Confidence: 0.9"}}]}\n\n',  # no [DONE]
-        b'data: {"error": {"message": "out of memory"}}\n\ndata: [DONE]\n\n',
-        b'data: {"choices": [{"index": 1, "delta": {"content": "Confidence: 0.9"}}]}\n\ndata: [DONE]\n\n',
-        b"data: {\n\ndata: [DONE]\n\n",
+        (b"", "before"),
+        (FIRST_CHOICE, "before"),
+        (b'data: {"error": {"message": "out of memory"}}\n\n' + DONE, "no choices"),
+        (SECOND_CHOICE + DONE, "several choices"),
+        (b"data: {\n\n" + DONE, "no JSON"),
     ],
 )
-def test_streams_that_are_cut_off_or_failed_are_refused(raw):
-    with pytest.raises(BadResponse):
+def test_streams_that_are_cut_off_or_failed_are_refused(raw, said):
+    with pytest.raises(BadResponse, match=said):
         confidence_of(raw, stream=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -18,10 +17,12 @@ INF = math.inf
 
 
 def queries(score, small, large, *, small_cost=1.0, large_cost=10.0, question=None) -> Queries:
+    """One query a score; what is one number for all is repeated."""
     n = len(score)
 
     def column(value):
-        return np.broadcast_to(np.asarray(value, dtype=np.float64), (n,)).copy()
+        values = np.asarray(value, dtype=np.float64)
+        return np.broadcast_to(values, (n,)).copy()
 
     return Queries(
         question=np.arange(n) if question is None else np.asarray(question),
@@ -35,94 +36,96 @@ def queries(score, small, large, *, small_cost=1.0, large_cost=10.0, question=No
     )
 
 
-def points(curve: Curve) -> list[tuple[float, float]]:
-    return [
-        (round(float(x), 9), round(float(y), 9))
-        for x, y in zip(curve.cost, curve.accuracy, strict=True)
-    ]
+def cost_and_accuracy(curve: Curve) -> list[tuple[float, float]]:
+    """The curve's points, without the rounding of sums."""
+    pairs = zip(curve.cost.round(9), curve.accuracy.round(9), strict=True)
+    return [(float(cost), float(accuracy)) for cost, accuracy in pairs]
 
 
 # Four queries; deferring by rising score helps, does nothing, helps, hurts.
 HAND = queries([0.1, 0.4, 0.6, 0.9], small=[0, 1, 0, 1], large=[1, 1, 1, 0])
+HAND_POINTS = [(1.0, 0.5), (3.5, 0.75), (6.0, 0.75), (8.5, 1.0), (11.0, 0.75)]
 
 
 def test_the_router_defers_by_rising_score_and_the_small_model_has_run_already():
     curve = Cascade(HAND).router()
-    assert points(curve) == [(1.0, 0.5), (3.5, 0.75), (6.0, 0.75), (8.5, 1.0), (11.0, 0.75)]
+    assert cost_and_accuracy(curve) == HAND_POINTS
     assert curve.coverage.tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert curve.latency == pytest.approx([0.1, 0.6, 1.1, 1.6, 2.1])
 
 
 def test_random_routing_does_not_run_the_small_model_and_random_deferral_does():
     cascade = Cascade(HAND)
-    assert points(cascade.random()) == [(1.0, 0.5), (10.0, 0.75)]
-    assert points(cascade.random_deferral()) == [(1.0, 0.5), (11.0, 0.75)]
+    assert cost_and_accuracy(cascade.random()) == [(1.0, 0.5), (10.0, 0.75)]
+    assert cost_and_accuracy(cascade.random_deferral()) == [(1.0, 0.5), (11.0, 0.75)]
     assert cascade.random().latency == pytest.approx([0.1, 2.0])
+    assert cascade.random_deferral().latency == pytest.approx([0.1, 2.1])
 
 
 def test_the_oracle_defers_what_the_large_model_does_better_and_nothing_else():
-    assert points(Cascade(HAND).oracle()) == [(1.0, 0.5), (3.5, 0.75), (6.0, 1.0)]
-    dear = queries(
-        [0.5] * 3, small=[0, 0, 0], large=[1.0, 0.5, 1.0], large_cost=[30, 3, 3]
-    )  # gain per cost: 1/3 first
-    assert points(Cascade(dear).oracle()) == [
-        (1.0, 0.0),
-        (2.0, round(1 / 3, 9)),
-        (3.0, 0.5),
-        (13.0, round(2.5 / 3, 9)),
-    ]
+    oracle = Cascade(HAND).oracle()
+    assert cost_and_accuracy(oracle) == [(1.0, 0.5), (3.5, 0.75), (6.0, 1.0)]
+
+
+def test_the_oracle_takes_the_most_gain_for_its_cost_first():
+    # Gains for a cost of 1: 1/30, 1/6, 1/3.
+    dear = queries([0.5] * 3, small=0, large=[1.0, 0.5, 1.0], large_cost=[30, 3, 3])
+    oracle = Cascade(dear).oracle()
+    assert oracle.cost == pytest.approx([1, 2, 3, 13])
+    assert oracle.accuracy == pytest.approx([0, 1 / 3, 1.5 / 3, 2.5 / 3])
 
 
 def test_queries_of_one_score_are_deferred_in_expectation():
-    tied = queries([0.2, 0.5, 0.5, 0.9], small=[0, 0, 1, 1], large=[1, 1, 1, 1])
-    assert points(Cascade(tied).router()) == [(1.0, 0.5), (3.5, 0.75), (8.5, 1.0), (11.0, 1.0)]
+    tied = queries([0.2, 0.5, 0.5, 0.9], small=[0, 0, 1, 1], large=1)
+    router = Cascade(tied).router()
+    assert cost_and_accuracy(router) == [(1.0, 0.5), (3.5, 0.75), (8.5, 1.0), (11.0, 1.0)]
     # Half of the tied pair: each of its two queries half of the time.
-    assert Cascade(tied).router().accuracy_at(6.0) == pytest.approx((0.75 + 1.0) / 2)
+    assert router.accuracy_at(6.0) == pytest.approx(0.875)
 
 
 def test_a_saturated_router_is_the_line_of_random_deferral():
-    saturated = Cascade(
-        queries([1.0] * 4, small=[0, 1, 0, 1], large=[1, 1, 1, 0], large_cost=[4, 8, 12, 16])
+    saturated = queries(
+        [1.0] * 4, small=[0, 1, 0, 1], large=[1, 1, 1, 0], large_cost=[4, 8, 12, 16]
     )
-    assert points(saturated.router()) == points(saturated.random_deferral())
+    cascade = Cascade(saturated)
+    line = cost_and_accuracy(cascade.random_deferral())
+    assert cost_and_accuracy(cascade.router()) == line
 
 
 def test_a_query_without_a_score_is_deferred_before_any_other():
-    unscored = Cascade(queries([-INF, 0.1, -INF, 0.9], small=[1, 0, 1, 1], large=[0, 1, 1, 1]))
-    assert points(unscored.router()) == [(1.0, 0.75), (6.0, 0.5), (8.5, 0.75), (11.0, 0.75)]
-    assert float(unscored.at(0.0).coverage[0]) == 0.5
-    assert (
-        choose_threshold(unscored, Goal(max_cost=0.6)) == 0.1
-    )  # 6.0 of 10: serves all that have a score
+    unscored = queries([-INF, 0.1, -INF, 0.9], small=[1, 0, 1, 1], large=[0, 1, 1, 1])
+    cascade = Cascade(unscored)
+    points = cost_and_accuracy(cascade.router())
+    assert points == [(1.0, 0.75), (6.0, 0.5), (8.5, 0.75), (11.0, 0.75)]
+    assert cascade.at(0.0).coverage.tolist() == [0.5]
+    # The least that can be had costs 6 of the large model's 10: all that have a score are served.
+    assert choose_threshold(cascade, Goal(max_cost=0.6)) == 0.1
     with pytest.raises(ConfigError, match=r"at least 0\.600"):
-        choose_threshold(unscored, Goal(max_cost=0.5))
+        choose_threshold(cascade, Goal(max_cost=0.5))
 
 
-def test_weights_are_as_good_as_copies_of_the_questions():
-    rows = queries(
-        [0.1, 0.4, 0.4, 0.9], small=[0, 1, 0, 1], large=[1, 0.5, 1, 0], question=[0, 0, 1, 2]
-    )
-    copied = rows.take(np.array([True] * 4))
-    copied = Queries(
-        **{k: np.concatenate((v, v[:2])) for k, v in vars(rows).items()}
-    )  # question 0 twice, 2 stays
+@pytest.mark.parametrize("kind", ["router", "random", "random_deferral", "oracle"])
+def test_weights_are_as_good_as_copies_of_the_questions(kind):
+    columns = {"score": [0.1, 0.4, 0.4, 0.9], "small": [0, 1, 0, 1], "large": [1, 0.5, 1, 0]}
+    rows = queries(**columns, question=[0, 0, 1, 2])
+    # Question 0, which has the first two rows, once more.
+    copied = queries(**{name: values + values[:2] for name, values in columns.items()})
     weighted, plain = Cascade(rows), Cascade(copied)
     weights = np.array([2.0, 1.0, 1.0])
-    for kind in ("router", "random", "random_deferral"):
-        assert points(getattr(weighted, kind)(weights)) == points(getattr(plain, kind)())
-    assert weighted.oracle(weights).accuracy_at(4.0) == pytest.approx(
-        plain.oracle().accuracy_at(4.0)
-    )
+    costs = np.linspace(1.0, 11.0, 41)
+    curve = getattr(weighted, kind)(weights)
+    expected = getattr(plain, kind)()
+    assert curve.accuracy_at(costs) == pytest.approx(expected.accuracy_at(costs))
     assert weighted.means(weights) == pytest.approx(plain.means())
 
 
 def test_the_mean_height_is_exact():
-    curve = Curve(np.array([0.0, 1.0, 3.0]), np.array([0.0, 1.0, 0.0]), np.zeros(3), np.zeros(3))
+    nothing = np.zeros(3)
+    curve = Curve(np.array([0.0, 1.0, 3.0]), np.array([0.0, 1.0, 0.0]), nothing, nothing)
     assert curve.mean_accuracy(0.0, 3.0) == pytest.approx(0.5)
     assert curve.mean_accuracy(0.5, 1.0) == pytest.approx(0.75)
-    assert curve.mean_accuracy(2.0, 5.0) == pytest.approx(
-        0.25 / 3
-    )  # beyond its end a curve stays where it is
+    # Beyond its end a curve stays where it is, here at 0.
+    assert curve.mean_accuracy(2.0, 5.0) == pytest.approx(0.25 / 3)
 
 
 @pytest.mark.parametrize(
@@ -145,57 +148,67 @@ def test_where_the_large_model_is_needed_everywhere_everything_is_deferred():
     never = Cascade(queries([0.5, 0.9], small=[0, 0], large=[1, 1]))
     assert choose_threshold(never, Goal(max_cost=None, min_accuracy=1.0)) is None
     point = never.at(None)
-    assert (float(point.cost[0]), float(point.coverage[0])) == (11.0, 0.0)
+    assert point.cost.tolist() == [11.0]
+    assert point.coverage.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
-    "goal",
+    ("goal", "said"),
     [
-        Goal(max_cost=None),
-        Goal(max_cost=0.5, min_accuracy=0.9),
-        Goal(max_cost=0.0),
-        Goal(max_cost=math.nan),
-        Goal(max_cost=None, min_accuracy=1.1),
-        Goal(max_cost=0.05),  # less than the small model costs
+        (Goal(max_cost=None), "one goal is needed"),
+        (Goal(max_cost=0.5, min_accuracy=0.9), "one goal is needed"),
+        (Goal(max_cost=0.0), "no budget"),
+        (Goal(max_cost=math.nan), "no budget"),
+        (Goal(max_cost=None, min_accuracy=1.1), "no share"),
+        (Goal(max_cost=0.05), "no threshold meets"),  # less than the small model costs
     ],
 )
-def test_impossible_goals_are_refused(goal):
-    with pytest.raises(ConfigError):
+def test_impossible_goals_are_refused(goal, said):
+    with pytest.raises(ConfigError, match=said):
         choose_threshold(Cascade(HAND), goal)
 
 
-ROWS = st.lists(
-    st.tuples(
-        st.sampled_from([-INF, 0.0, 0.25, 0.5, 1.0]),
-        st.booleans(),
-        st.sampled_from([0.0, 0.5, 1.0]),
-        st.integers(1, 9),
-        st.integers(10, 30),
-    ),
-    min_size=1,
-    max_size=12,
-)
+SCORES = st.sampled_from([-INF, 0.0, 0.25, 0.5, 1.0])
+LARGE_OUTCOMES = st.sampled_from([0.0, 0.5, 1.0])
+SMALL_COSTS, LARGE_COSTS = st.integers(1, 9), st.integers(10, 30)
+ROW = st.tuples(SCORES, st.booleans(), LARGE_OUTCOMES, SMALL_COSTS, LARGE_COSTS)
+ROWS = st.lists(ROW, min_size=1, max_size=12)
+
+
+def cascade_of(rows) -> Cascade:
+    """The cascade of made-up rows (score, small correct, large correct, small cost, large cost)."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    score, small, large, small_cost, large_cost = columns
+    return Cascade(queries(score, small, large, small_cost=small_cost, large_cost=large_cost))
 
 
 @settings(deadline=None, max_examples=60)
 @given(ROWS)
-def test_any_rows(rows):
-    score, small, large, small_cost, large_cost = (
-        list(column) for column in zip(*rows, strict=True)
-    )
-    cascade = Cascade(queries(score, small, large, small_cost=small_cost, large_cost=large_cost))
+def test_any_router_goes_from_always_small_to_both_and_never_beats_the_oracle(rows):
+    cascade = cascade_of(rows)
     router, oracle, means = cascade.router(), cascade.oracle(), cascade.means()
-    assert np.all(np.diff(router.cost) > 0) and np.all(np.diff(router.coverage) < 0)
-    assert router.coverage.min() >= 0 and router.coverage.max() <= 1
-    assert router.accuracy[0] == pytest.approx(means["small_accuracy"])
-    assert router.accuracy[-1] == pytest.approx(means["large_accuracy"])
-    assert router.cost[-1] == pytest.approx(means["small_cost"] + means["large_cost"])
-    assert np.all(oracle.accuracy_at(router.cost) >= router.accuracy - 1e-9)  # no score does better
-    for threshold in [s for s in cascade.scores if s >= 0] + [None]:
+    both_cost = means["small_cost"] + means["large_cost"]
+    assert router.cost[[0, -1]] == pytest.approx([means["small_cost"], both_cost])
+    ends = [means["small_accuracy"], means["large_accuracy"]]
+    assert router.accuracy[[0, -1]] == pytest.approx(ends)
+    assert router.coverage[[0, -1]] == pytest.approx([1.0, 0.0])
+    assert np.all(np.diff(router.cost) > 0)
+    assert np.all(np.diff(router.coverage) < 0)
+    assert router.coverage.min() >= 0
+    best = oracle.accuracy_at(router.cost)
+    assert np.all(best >= router.accuracy - 1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(ROWS)
+def test_any_threshold_gives_a_point_of_the_curve_and_the_accuracy_of_what_it_serves(rows):
+    cascade = cascade_of(rows)
+    thresholds = [score for score in cascade.scores if score >= 0]
+    for threshold in [*thresholds, None]:
         point = cascade.at(threshold)
-        served = [s >= (INF if threshold is None else threshold) for s in score]
-        expected = sum(
-            Fraction(float(a if s else b)) for s, a, b in zip(served, small, large, strict=True)
-        ) / len(rows)
-        assert float(point.accuracy[0]) == pytest.approx(float(expected))
-        assert any(abs(point.cost[0] - cost) < 1e-9 for cost in router.cost)
+        lowest = INF if threshold is None else threshold
+        outcomes = [small if score >= lowest else large for score, small, large, _, _ in rows]
+        mean = sum(map(float, outcomes)) / len(rows)
+        assert point.accuracy.tolist() == [pytest.approx(mean)]
+        distances = np.abs(cascade.router().cost - point.cost)
+        assert distances.min() < 1e-9

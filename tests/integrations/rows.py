@@ -1,4 +1,7 @@
-"""Questions and canned answers that the harnesses' tests share, and what `evaluation.metrics` says of them."""
+"""Questions and answers that the harnesses' tests share, and what `evaluation.metrics` says.
+
+The answers are of every kind: right and wrong, with a confidence, with a malformed one, with none.
+"""
 
 import json
 
@@ -15,24 +18,27 @@ PAIRED = ("ece", "brier", "ocg", "spr", "auroc", "tie_rate")
 
 def responses():
     """One answer a question."""
-    lines = ["" if c is None else f"\nConfidence: {c}" for c in CONFIDENCES]
-    return [f"<answer>{letter}</answer>{line}" for letter, line in zip(LETTERS, lines, strict=True)]
+    texts = []
+    for letter, confidence in zip(LETTERS, CONFIDENCES, strict=True):
+        line = "" if confidence is None else f"\nConfidence: {confidence}"
+        texts.append(f"<answer>{letter}</answer>{line}")
+    return texts
 
 
 def write_questions(path):
     """A SciKnowEval file with a question for each answer; returns `path`."""
-    rows = [
-        {"idx": i, "answer": "A", "prompt": f"Question {i}?\n\nA: yes\nB: no\n", "system": SYSTEM}
-        for i in range(len(LETTERS))
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    lines = []
+    for number in range(len(LETTERS)):
+        prompt = f"Question {number}?\n\nA: yes\nB: no\n"
+        row = {"idx": number, "answer": "A", "prompt": prompt, "system": SYSTEM}
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines))
     return path
 
 
 def expected():
     """The metrics by hand-parsed confidences."""
     values = [0.9, 0.8, 0.8, 0.95, 0.3, None, 0.8, None, 0.6, 1.0]
+    verdicts = [letter == "A" for letter in LETTERS]
     summary = DEFAULTS.summary
-    return calibration_metrics(
-        values, [x == "A" for x in LETTERS], n_bins=summary.n_bins, missing=summary.missing
-    )
+    return calibration_metrics(values, verdicts, n_bins=summary.n_bins, missing=summary.missing)

@@ -27,26 +27,30 @@ class Canned(LM):
         self.answers, self.asked = answers, []
 
     def generate_until(self, requests, disable_tqdm=False):
+        """The harness's question, in the order of the documents."""
         self.asked += [request.args for request in requests]
         return [self.answers[i] for i in range(len(requests))]
 
     def loglikelihood(self, requests, disable_tqdm=False):
+        """Abstract in the harness's class, so it must be here."""
         raise AssertionError("nothing asks for this")
 
     loglikelihood_rolling = loglikelihood
 
 
 def run(task, path, answers):
+    """Figures by name, the model that was asked, and everything that the harness returned."""
     model = Canned(answers)
     manager = TaskManager(include_path=str(FOLDER), metadata={"caopd_data": str(path)})
     results = simple_evaluate(
         model, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True
     )
-    figures = {
-        key.split(",")[0]: value
-        for key, value in results["results"][task].items()
-        if key.endswith(",none")
-    }
+    figures = {}
+    for key, value in results["results"][task].items():
+        # "ece,none": the metric, and the harness's filter of the responses.
+        name, _, filtered_by = key.partition(",")
+        if filtered_by == "none":
+            figures[name] = value
     return figures, model, results
 
 
@@ -58,9 +62,9 @@ def test_the_figures_are_those_of_the_metrics(tmp_path):
         assert figures[name] == pytest.approx(expected()[name], abs=1e-12)
     prompt, sent = model.asked[0]
     assert prompt.count(CONFIDENCE_INSTRUCTION) == 1
-    assert prompt.index(CONFIDENCE_INSTRUCTION) < prompt.index(
-        "Question 0?"
-    ) and prompt.rstrip().endswith("B: no")
+    before, _, after = prompt.partition("Question 0?")
+    assert CONFIDENCE_INSTRUCTION in before
+    assert after.rstrip().endswith("B: no")
     assert (sent["temperature"], sent["top_p"], sent["max_gen_toks"]) == (0.6, 0.95, 8192)
     sample = results["samples"]["caopd_sciknoweval"][3]
     assert tuple(sample["ece"]) == (0.95, True)
@@ -69,18 +73,24 @@ def test_the_figures_are_those_of_the_metrics(tmp_path):
 def test_undefined_is_nan(tmp_path):
     right = ["<answer>A</answer>\nConfidence: 0.5"] * 10
     figures, _, _ = run("caopd_sciknoweval", write_questions(tmp_path / "q.jsonl"), right)
-    assert math.isnan(figures["spr"]) and figures["ocg"] == -0.5
+    assert math.isnan(figures["spr"])
+    assert figures["ocg"] == -0.5
 
 
 def test_own_questions(tmp_path):
     path = tmp_path / "own.jsonl"
-    rows = [
-        {"prompt": f"{i}+1=?", "answer": str(i + 1), "verifier": "arithmetic"} for i in range(4)
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    figures, model, _ = run("caopd_jsonl", path, [f"{i + 1}\nConfidence: 0.75" for i in range(4)])
-    assert figures["acc"] == 1.0 and figures["brier"] == 0.0625
-    assert model.asked[0][0].startswith("0+1=?") and CONFIDENCE_INSTRUCTION in model.asked[0][0]
+    sums = {"0+1=?": "1", "1+1=?": "2", "2+1=?": "3"}
+    rows = []
+    for prompt, answer in sums.items():
+        row = {"prompt": prompt, "answer": answer, "verifier": "arithmetic"}
+        rows.append(json.dumps(row))
+    path.write_text("\n".join(rows))
+    answers = [f"{answer}\nConfidence: 0.75" for answer in sums.values()]
+    figures, model, _ = run("caopd_jsonl", path, answers)
+    assert (figures["acc"], figures["brier"]) == (1.0, 0.0625)
+    prompt, _ = model.asked[0]
+    assert prompt.startswith("0+1=?")
+    assert CONFIDENCE_INSTRUCTION in prompt
 
 
 def test_without_data_the_error_names_the_option():

@@ -19,6 +19,7 @@ from caopd_verl.integrations.torch_metrics import OverconfidenceGap, StrictPairw
 
 
 def data(n=400, seed=0):
+    """Confidences with many ties, a tenth of them missing, and verdicts; each of shape [n]."""
     rng = np.random.default_rng(seed)
     confidence = rng.beta(2, 1, n).round(1)
     correct = rng.random(n) < confidence
@@ -27,6 +28,7 @@ def data(n=400, seed=0):
 
 
 def reference(confidence, correct):
+    """What `evaluation.metrics` says."""
     values = [None if np.isnan(c) else float(c) for c in confidence]
     return calibration_metrics(values, correct.tolist(), n_bins=10, missing="drop")
 
@@ -35,24 +37,28 @@ def test_over_batches_they_agree_with_the_metrics():
     confidence, correct = data()
     spr, gap = StrictPairwiseRanking().set_dtype(torch.float64), OverconfidenceGap()
     for part in np.array_split(np.arange(len(correct)), 7):
-        for metric in (spr, gap):
-            metric.update(torch.tensor(confidence[part]), torch.tensor(correct[part]))
+        batch = torch.tensor(confidence[part]), torch.tensor(correct[part])
+        spr.update(*batch)
+        gap.update(*batch)
     want = reference(confidence, correct)
     assert float(spr.compute()) == pytest.approx(want["spr"], abs=1e-12)
     assert float(gap.compute()) == pytest.approx(want["ocg"], abs=1e-12)
-    assert int(spr.n_missing) == int(gap.n_missing) == int(np.isnan(confidence).sum()) > 0
+    n_missing = int(np.isnan(confidence).sum())
+    assert n_missing > 0
+    assert (int(spr.n_missing), int(gap.n_missing)) == (n_missing, n_missing)
     spr.reset()
     assert torch.isnan(spr.compute())
 
 
 def test_by_hand():
-    confidence, correct = torch.tensor([[0.9, 0.5], [0.5, 0.2]]), torch.tensor([[1, 1], [0, 0]])
+    confidence = torch.tensor([[0.9, 0.5], [0.5, 0.2]])
+    correct = torch.tensor([[1, 1], [0, 0]])
     spr, gap = StrictPairwiseRanking(), OverconfidenceGap()
-    assert float(spr(confidence, correct)) == 0.75  # the tie at 0.5 earns nothing
+    # Of the four pairs the tie at 0.5 earns nothing.
+    assert float(spr(confidence, correct)) == 0.75
     assert float(gap(confidence, correct)) == pytest.approx(0.025)
-    assert (
-        float(spr(torch.tensor([1.0]), torch.tensor([1])).nan_to_num(-1)) == -1
-    )  # the batch alone has no pair
+    # A call's value is the batch's alone, which has no pair; `compute` has all batches.
+    assert torch.isnan(spr(torch.tensor([1.0]), torch.tensor([1])))
     assert float(spr.compute()) == pytest.approx(5 / 6)
 
 
@@ -99,26 +105,25 @@ parts = [([0.9, 0.4, 0.4], [1, 1, 0]), None, ([0.6, float("nan")], [0, 0])]
 if parts[rank]:
     for metric in (spr, gap):
         metric.update(torch.tensor(parts[rank][0]), torch.tensor(parts[rank][1]))
-print(float(spr.compute()), float(gap.compute()), int(spr.n_missing))
+print(float(spr.compute()), float(gap.compute()))
 dist.barrier()
 dist.destroy_process_group()
 """
 
 
 def test_three_ranks_with_unequal_shares_see_one_result(tmp_path):
-    command = [sys.executable, "-c", RANK]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(3)
-    ]
+    store = str(tmp_path / "store")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ranks = []
+    for rank in range(3):
+        command = [sys.executable, "-c", RANK, str(rank), store]
+        ranks.append(subprocess.Popen(command, **pipes))
     said = [rank.communicate(timeout=300) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0, 0], said
-    found = [[float(x) for x in out.split()] for out, _ in said]
-    want = reference(np.array([0.9, 0.4, 0.4, 0.6, np.nan]), np.array([1, 1, 0, 0, 0], dtype=bool))
-    for spr, gap, _ in found:
-        assert (spr, gap) == (pytest.approx(want["spr"]), pytest.approx(want["ocg"]))
+    confidence = np.array([0.9, 0.4, 0.4, 0.6, np.nan])
+    correct = np.array([True, True, False, False, False])
+    want = reference(confidence, correct)
+    for out, _ in said:
+        spr, gap = map(float, out.split())
+        assert spr == pytest.approx(want["spr"])
+        assert gap == pytest.approx(want["ocg"])
