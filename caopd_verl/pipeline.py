@@ -49,6 +49,7 @@ def targets_of(groups: Sequence[RolloutGroup], plan: RolloutPlan, rule: TargetRu
     """The target of each group, from the verdicts of its judged rollouts as they were sampled."""
     targets = []
     for group in groups:
+        # By the question's id, which is the same in every epoch; the group's uid is not.
         correct = [rollout.verdict.correct for rollout in plan.judged(group)]
         targets.append(rule.target(group.example.id, correct))
     return targets
@@ -85,6 +86,7 @@ def update_rows(
     Raises:
         TeacherContextError: a prompt is too long under `overlong: error`.
     """
+    # All but one or two rows of a group share their demonstration, and templates are slow.
     encoded: dict[str, list[int] | None] = {}
     rows = []
     for trajectory in trajectories:

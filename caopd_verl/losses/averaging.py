@@ -46,11 +46,12 @@ def step_weights(
     Raises:
         TeacherContextError: no token is trained; no step may train on nothing.
     """
-    mass_B = weights_BR.sum(-1)
+    mass_B = weights_BR.sum(-1)  # the number of trained tokens, where weights are 0 or 1
     trained_B = mass_B > 0
     whole_B = trained_B & ~by_tokens_B
     n_trained = int(trained_B.sum())
     n_whole = int(whole_B.sum())
+    # fp64: a step of 256 long responses has millions of tokens, and fp32 counts to 16.7 million
     whole_mass = float(mass_B[whole_B].double().sum())
     tokens_mass = float(mass_B[trained_B & by_tokens_B].double().sum())
     if n_trained == 0:

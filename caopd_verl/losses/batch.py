@@ -63,6 +63,7 @@ class TokenBatch:
 
     def has_role(self, roles: frozenset[Role]) -> Tensor:
         """bool [T], tokens whose role is one of `roles`."""
+        # A few comparisons: torch.isin sorts, which is slower for four roles.
         found_T = torch.zeros_like(self.roles_T, dtype=torch.bool)
         for role in roles:
             found_T |= self.roles_T == int(role)

@@ -30,6 +30,7 @@ def token_log_probs(
     logit_chunks = logits_TV.split(chunk_tokens)
     id_chunks = token_ids_T.split(chunk_tokens)
     for logits_CV, ids_C in zip(logit_chunks, id_chunks, strict=True):
+        # Non-reentrant: the reentrant form drops the gradient where no input requires one yet.
         log_probs_C, entropies_C = checkpoint(
             _chunk, logits_CV, ids_C, temperature, use_reentrant=False, preserve_rng_state=False
         )

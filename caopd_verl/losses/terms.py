@@ -89,6 +89,7 @@ class Divergence:
     def reduce(self, values: Mapping[str, Tensor], batch: TokenBatch) -> Reduced:
         """Weighted sum over the term's tokens."""
         student_T = values[STUDENT_LOG_PROBS].detach()
+        # With one update a step the old student is this one, and the ratio exactly 1.
         old_T = student_T if batch.old_log_probs_T is None else batch.old_log_probs_T
         weights_T = _masked_weights(batch, self.roles)
         weights_T = weights_T * importance_weights(student_T, old_T, clip=self.is_clip)
@@ -150,6 +151,7 @@ class PolicyGradient:
         detached_T = log_probs_T.detach()
         old_T = detached_T if batch.old_log_probs_T is None else batch.old_log_probs_T
         weights_T = _masked_weights(batch, self.roles) * _tis(batch, old_T, self.tis_clip)
+        # Policy losses of whole sequences need rows, so the tokens go back to [B, R].
         mask_T = (weights_T != 0).float()
         padded = [
             _to_rows(flat_T, batch.lengths_B)

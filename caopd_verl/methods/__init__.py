@@ -30,6 +30,7 @@ def check_method(config: CaopdConfig, rollouts: int) -> Method:
     require(config.method in METHODS, "caopd.method", config.method, known)
     require(rollouts >= 1, "actor_rollout_ref.rollout.n", rollouts, "at least 1 rollout a prompt")
     method = METHODS[config.method]
+    # A method may judge other rollouts than it trains, so its plan says what K is here.
     plan = method.plan(config, rollouts)
     n_judged = plan.n - plan.judged_from
     require(

@@ -67,10 +67,12 @@ class Distillation:
 
     def plan(self, config: CaopdConfig, rollouts: int) -> RolloutPlan:
         """K rollouts, all trained; with a gold demonstration by default one, and K for p-hat."""
+        # Siblings demonstrate for one another, so each of them is judged and can be trained.
         if self.context == "sibling" or config.trained_rollouts == TrainedRollouts.all:
             return RolloutPlan(rollouts, rollouts)
         if not self.revise:
-            return RolloutPlan(1, 1)
+            return RolloutPlan(1, 1)  # nothing asks for a success rate
+        # The paper samples the trajectory apart from the K that give p-hat (section 4.1).
         return RolloutPlan(1 + rollouts, 1, judged_from=1)
 
     def check(self, config: CaopdConfig, rollouts: int) -> None:
@@ -130,6 +132,7 @@ class Distillation:
             rollout = group.rollouts[index]
             sibling = siblings[index]
             demonstrator = None if sibling is None else group.rollouts[sibling]
+            # With leave-one-out each judged rollout has a target of its own.
             judged = index - plan.judged_from
             value = target.per_rollout[judged] if judged >= 0 else target.p_hat
             made.append(self._one(group, rollout, demonstrator, value, target, services))
@@ -145,6 +148,7 @@ class Distillation:
         services: Services,
     ) -> Trajectory:
         config = services.config
+        # Forced to end, it would teach to stop and state p-hat after half an answer.
         if config.truncated == Truncated.mask and not ends_its_turn(rollout, services):
             return masked(group, rollout, services, "truncated")
         solution = self._solution(group, sibling, services)
@@ -158,11 +162,13 @@ class Distillation:
             try:
                 trajectory = with_confidence(group, rollout, value, services)
             except RevisionError:
+                # Answer and confidence do not fit into the limit: counted, and left out.
                 return masked(group, rollout, services, "unrevisable")
         else:
             trajectory = as_sampled(group, rollout, services)
         if solution is None:
             return self._towards_zero(trajectory, group, rollout, value, config)
+        # A rollout's thinking may state confidences of its own, and is long.
         demonstration = strip_thinking(solution)
         if self.revise:
             demonstration = revise_text(demonstration, value)

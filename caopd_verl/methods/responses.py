@@ -122,6 +122,7 @@ def confidence_spans(roles: Sequence[Role], target: float | None) -> tuple[Confi
     """The runs of confidence tokens, each asked to say `target`."""
     spans: list[ConfidenceSpan] = []
     start: int | None = None
+    # One more token, so that a span at the end of a truncated response is closed too.
     for position, role in enumerate([*roles, Role.END_OF_TURN]):
         inside = role in CONFIDENCE_ROLES
         if inside and start is None:
@@ -154,9 +155,11 @@ def _stated_roles(rollout: Rollout, services: Services) -> tuple[Role, ...]:
     """
     n_tokens = len(rollout.token_ids)
     roles = [Role.REASONING] * n_tokens
+    # The sampler stops at other ids than the chat template's too.
     if n_tokens and rollout.token_ids[-1] in services.stop_ids:
         roles[-1] = Role.END_OF_TURN
     limit = max(services.max_response_tokens, n_tokens)
+    # A revision knows which tokens state the confidence; any value does for finding them.
     try:
         revision = revise_response(
             rollout.token_ids,
@@ -168,6 +171,7 @@ def _stated_roles(rollout: Rollout, services: Services) -> tuple[Role, ...]:
         )
     except RevisionError:
         return tuple(roles)
+    # Otherwise the response states none, or shares a token with the answer.
     if revision.status == "replaced":
         for position in range(revision.n_kept, n_tokens - 1):
             roles[position] = Role.CONFIDENCE_LABEL

@@ -79,6 +79,7 @@ class PolicyGradientMethod:
     ) -> list[Trajectory]:
         """One trajectory for each rollout, as sampled, each token with the rollout's advantage."""
         rewards = [self.reward(rollout) for rollout in group.rollouts]
+        # Truncated rollouts count in the group's mean: the deployed model is cut likewise.
         advantages = services.group_advantages(rewards)
         made = []
         for rollout, advantage in zip(group.rollouts, advantages, strict=True):

@@ -37,7 +37,7 @@ def encode(
     for row, weights_R in zip(rows, weights, strict=True):
         for name, tensor in _encode_row(row, weights_R).items():
             columns.setdefault(name, []).append(tensor)
-    if not with_teacher:
+    if not with_teacher:  # it would travel to the ranks for nobody
         del columns["teacher_input_ids"]
     nested = {
         name: torch.nested.as_nested_tensor(column, layout=torch.jagged)
@@ -97,6 +97,7 @@ def filler(like: Trajectory, index: int) -> UpdateRow:
 
 def keys_of(rows: Sequence[UpdateRow]) -> list[str]:
     """verl's keys: the group's uid, and the row's place in its group."""
+    # verl cuts keys at underscores and takes the first part for the prompt
     seen: dict[str, int] = {}
     keys = []
     for row in rows:

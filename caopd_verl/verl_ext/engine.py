@@ -144,6 +144,7 @@ class CaopdEngine(FSDPEngineWithLMHead):
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict, dict]:
         """verl's inputs; in an update, which positions the LM head is run at beside them."""
         inputs, output_args = super().prepare_model_inputs(micro_batch)
+        # The pass for old log-probs goes through verl's own code, which wants all logits.
         if _is_update(micro_batch):
             inputs["logits_to_keep"] = kept_positions(
                 micro_batch["input_ids"].offsets(),

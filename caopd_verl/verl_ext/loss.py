@@ -90,6 +90,7 @@ class MethodLoss:
         )
         values: TokenValues = {}
         for term in self.terms:
+            # the first term that gives a reading keeps it: a later one would give the same
             values = {**term.token_values(batch), **values}
         return values
 
@@ -157,6 +158,7 @@ def _sampler_sums(values: TokenValues, batch: TokenBatch, sampled_T: Tensor) -> 
     """Agreement of sampler and trainer on the tokens that were sampled."""
     student_T = values[STUDENT_LOG_PROBS].detach()
     old_T = student_T if batch.old_log_probs_T is None else batch.old_log_probs_T
+    # Clamped as in the weights: one odd token must not make the logged mean infinite.
     log_ratio_T = (old_T - batch.sampler_log_probs_T).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     ratio_T = log_ratio_T.exp()
     gap_T = (student_T.exp() - batch.sampler_log_probs_T.exp()).abs()

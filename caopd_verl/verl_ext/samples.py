@@ -38,6 +38,7 @@ def sample_rows(
         by_uid.setdefault(row.trajectory.uid, []).append(row)
     most = max((len(own) for own in by_uid.values()), default=0)
     chosen: list[dict[str, Any]] = []
+    # Group by group, so that a few samples show several questions.
     for place in range(most):
         for group in groups:
             own = by_uid.get(group.uid, [])

@@ -54,8 +54,10 @@ class VerlServices:
         """
         estimator = get_adv_estimator_fn(self.algorithm.adv_estimator)
         rewards_K1 = torch.tensor(rewards, dtype=torch.float32).unsqueeze(-1)
+        # all of one group: verl's estimators group rows by this index
         one_prompt = np.zeros(len(rewards), dtype=np.int64)
         options = {}
+        # verl's trainer hands this switch to GRPO's estimator alone
         if self.algorithm.adv_estimator == "grpo":
             options["norm_adv_by_std_in_grpo"] = self.algorithm.norm_adv_by_std_in_grpo
         try:

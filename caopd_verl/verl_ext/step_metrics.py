@@ -35,6 +35,7 @@ def of_groups(groups: Sequence[RolloutGroup], targets: Sequence[Target]) -> dict
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     n_rollouts, n_groups = len(rollouts), len(targets)
     stated = [parse(rollout.text).value for rollout in rollouts]
+    # An unreadable confidence is counted (format_adherence), never averaged in as 0.
     values = [value for value in stated if value is not None]
     n_tokens = sum(len(rollout.token_ids) for rollout in rollouts)
     successes = Counter(target.successes for target in targets)
@@ -52,6 +53,7 @@ def of_groups(groups: Sequence[RolloutGroup], targets: Sequence[Target]) -> dict
     }
     if values:
         metrics["rollout/stated_confidence"] = sum(values) / len(values)
+    # every count is logged, 0 too, so that a chart has no gaps
     most = max(target.k for target in targets)
     for count in range(most + 1):
         metrics[f"target/successes_{count}"] = successes[count]

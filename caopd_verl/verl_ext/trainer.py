@@ -133,7 +133,7 @@ class CaopdTrainer(PPOTrainerSync):
 
     def _step_once(self, metrics: dict, timing_raw: dict, sample_batch_size: int) -> KVBatchMeta:
         self._stepping = True
-        with marked_timer("gen", timing_raw):
+        with marked_timer("gen", timing_raw):  # the logged throughput reads this name
             groups = self._generate(sample_batch_size)
             self.on_sample_end()
         with marked_timer("revise", timing_raw):
@@ -163,6 +163,7 @@ class CaopdTrainer(PPOTrainerSync):
         if self.caopd.rollout.replay_path:
             return read_groups(self.caopd.rollout.replay_path, self.global_steps)
         sampling = training_sampling(self.config)
+        # By place, not by text: the same question twice in a batch makes two groups.
         uids = [f"{self.global_steps}-{i}" for i in range(len(examples))]
         groups = self.rollouts.sample(
             examples, uids, n=self.plan.n, sampling=sampling, seed=self._seed("train")
@@ -190,6 +191,7 @@ class CaopdTrainer(PPOTrainerSync):
 
     def _write_samples(self, groups: list[RolloutGroup], rows: list[pipeline.UpdateRow]) -> None:
         every = self.caopd.rollout.samples_freq
+        # The first step is among them: what is wrong shows there.
         if every == 0 or (self.global_steps - 1) % every:
             return
         chosen = samples.sample_rows(
@@ -205,6 +207,7 @@ class CaopdTrainer(PPOTrainerSync):
     # ------------------------------------------------------------------ checkpoints
 
     def _save_checkpoint(self) -> None:
+        # Before verl's own part, which ends by noting the step as complete.
         state = self.targets.state_dict()
         if state:
             folder = (

@@ -35,6 +35,7 @@ class Update:
         self.actor = config.actor_rollout_ref.actor
         self.temperature = config.actor_rollout_ref.rollout.temperature
         self.n_ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+        # verl's mini-batches are numbers of prompts, whatever rows a prompt has
         self.n_mini_batches = config.data.train_batch_size // self.actor.ppo_mini_batch_size
 
     @property
@@ -45,7 +46,7 @@ class Update:
     def put(self, rows: Sequence[pipeline.UpdateRow], global_step: int) -> KVBatchMeta:
         """Hand the rows to the workers, filled up to a number that the ranks can split."""
         n_fillers = -len(rows) % self._row_multiple(len(rows))
-        like = rows[0].trajectory
+        like = rows[0].trajectory  # a filler needs some token of the vocabulary
         filled = [*rows, *(codec.filler(like, index) for index in range(n_fillers))]
         weights = pipeline.token_weights([row.trajectory for row in filled], self.caopd)
         fields = codec.encode(filled, weights, with_teacher=self.has_teacher)
@@ -84,6 +85,7 @@ class Update:
 
     def run(self, batch: KVBatchMeta) -> dict[str, float]:
         """The optimizer steps; returns what they log."""
+        # in rows, of all ranks together: verl divides it by their number
         size = len(batch.keys) // self.n_mini_batches
         batch.extra_info.update(
             {

@@ -95,7 +95,7 @@ class CaopdWorker(ActorRolloutRefWorker):
         if self.ref is not None:
             self.actor.teacher = self.ref
             self.actor.ema_rate = self.caopd.teacher.ema_rate
-            self.ref.engine.module.eval()
+            self.ref.engine.module.eval()  # a teacher with dropout would be another one each time
         self.actor.set_loss_fn(
             MethodLoss(
                 METHODS[self.caopd.method].loss_terms(self.caopd),
@@ -182,6 +182,7 @@ class CaopdWorker(ActorRolloutRefWorker):
                 fix="resume with the same trainer.n_gpus_per_node x nnodes, or set "
                 "trainer.resume_mode=disable",
             )
+        # weights_only: a checkpoint from elsewhere must not run code
         saved = torch.load(path, map_location="cpu", weights_only=True)
         state = self.ref.engine.local_state()
         if saved.keys() != state.keys():
@@ -190,6 +191,7 @@ class CaopdWorker(ActorRolloutRefWorker):
                 f"{path} holds another model's teacher, it differs in {odd}",
                 where="trainer.resume_mode",
             )
+        # In place: FSDP2 keeps these very tensors as its shards.
         with torch.no_grad():
             for name, tensor in state.items():
                 _local(tensor).copy_(saved[name])

@@ -34,7 +34,7 @@ class RunningEstimate:
         """The prompt's estimate after this group; its rollouts share it."""
         now = self.inner.target(prompt_id, correct)
         before = self._estimates.get(prompt_id)
-        estimate = now.p_hat
+        estimate = now.p_hat  # of the first epoch, which has nothing to be averaged with
         if before is not None:
             estimate = self.momentum * before + (1.0 - self.momentum) * now.p_hat
         self._estimates[prompt_id] = estimate

@@ -58,6 +58,7 @@ class SuccessRate:
                 expected="K >= 2 rollouts a prompt with leave_one_out",
                 fix="raise the number of rollouts a prompt, or switch leave_one_out off",
             )
+        # bool is an int here: a rollout's own success is taken out of the sum
         others = [successes - own for own in verdicts]
         per_rollout = tuple((s + a) / (k - 1 + a + b) for s in others)
         return Target(p_hat, successes, k, per_rollout)
@@ -74,6 +75,7 @@ def _pseudo_counts(shrinkage: tuple[float, float] | None) -> tuple[float, float]
     if shrinkage is None:
         return 0.0, 0.0
     a, b = shrinkage
+    # 0 is allowed: a prior on one side only
     if not (math.isfinite(a) and math.isfinite(b) and a >= 0 and b >= 0):
         raise ConfigError(
             f"shrinkage ({a}, {b}) is no pair of pseudo-counts", expected="two finite numbers >= 0"

@@ -19,7 +19,7 @@ class Target:
         p_hat: the target in [0, 1] that the prompt's responses and demonstration state.
         successes: how many of the judged rollouts were right.
         k: how many rollouts were judged.
-        per_rollout: the target of each judged rollout; differs from `p_hat` only with leave-one-out.
+        per_rollout: the target of each judged rollout; other than `p_hat` only with leave-one-out.
     """
 
     p_hat: float
