@@ -6,6 +6,7 @@ NEEDS = {
     "test_endpoint.py": ("aiohttp", "filelock", "tqdm"),
     "test_responses.py": ("filelock", "tqdm"),
     "test_report.py": ("matplotlib", "jinja2", "filelock", "tqdm"),
+    "test_training_runs.py": ("matplotlib", "jinja2", "filelock", "tqdm"),
     "test_vllm.py": ("torch", "transformers", "vllm", "aiohttp", "filelock", "tqdm"),
     "test_local.py": ("torch", "transformers", "filelock", "tqdm"),
 }

@@ -196,6 +196,18 @@ def test_the_command(tmp_path, capsys):
     assert "expected" in capsys.readouterr().out
 
 
+def test_template_arguments_are_settings_of_the_run(tmp_path, capsys):
+    args = ["eval", "--model", TINY, "--task", "arithmetic", "--limit", "2", "--max-tokens", "8"]
+    args += ["--output", str(tmp_path), "--threads", "1", "--n-resamples", "20", "--no-progress"]
+    template = ["--chat-template-kwargs", '{"enable_thinking": false}']
+    assert main([*args, *template]) == OK
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert settings["chat_template_kwargs"] == {"enable_thinking": False}
+    assert main([*args, *template]) == OK
+    assert main(args) == BAD_INPUT
+    assert "chat_template_kwargs was {'enable_thinking': False}" in capsys.readouterr().err
+
+
 def test_p_true_agrees_with_the_words_in_full(backend, questions):
     example = questions[0]
     response = f"{example.answer}\nConfidence: 0.62"
