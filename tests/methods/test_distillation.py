@@ -1,4 +1,4 @@
-"""Distillation on hand-made groups: which rows are trained, on which tokens, under which teacher."""
+"""Distillation on hand-made groups: which rows are trained, how, by whom."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ def test_one_rollout_is_enough_where_unsolved_groups_are_trained():
     assert check("sdpo_caopd", 1, unsolved=Unsolved.confidence_only) is METHODS["sdpo_caopd"]
 
 
-# ---------------------------------------------------------------------- a number with a loss of its own
+# ---------------------------------------------------------------------- a loss for the number
 
 
 def test_with_cross_entropy_the_number_leaves_the_divergence(run, group):
@@ -408,7 +408,7 @@ def test_with_cross_entropy_unsolved_groups_need_no_teacher(run, group):
         assert trained(trajectory) == number
 
 
-# ---------------------------------------------------------------------- the gold demonstration (SDFT)
+# ---------------------------------------------------------------------- gold demonstrations
 
 
 def test_sdft_samples_one_rollout_and_shows_the_gold_solution(run, group):

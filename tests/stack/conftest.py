@@ -45,7 +45,7 @@ def journal(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory) -> Path:
-    """Ten steps of made-up rollouts: right and wrong answers, odd confidences, log-probs of -0.1."""
+    """Ten steps of made-up rollouts: right and wrong, odd confidences, log-probs of -0.1."""
     folder = tmp_path_factory.mktemp("recorded")
     tokenizer = load_tokenizer(resolve_model_path("embedded:tiny_arith"), trust_remote_code=False)
     eot = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -60,7 +60,7 @@ def recorded(tmp_path_factory) -> Path:
             )
             rollouts = []
             for _ in range(ROLLOUTS):
-                # some groups are all right, some all wrong, so that masks and weights differ between rows and ranks
+                # some groups are all right, some all wrong: masks and weights differ
                 right = rng.random() < index / (PROMPTS - 1)
                 answer = example.answer if right else str(int(example.answer) + rng.randint(1, 20))
                 text = f"{answer}\n{render(rng.choice([0.9, 0.95, 1.0]))}"

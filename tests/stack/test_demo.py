@@ -1,4 +1,4 @@
-"""The demo's claims, for three seeds: what SDPO does to confidence and what the two CaOPD presets mend."""
+"""The demo's claims, three seeds: what SDPO does to confidence, what both CaOPD presets mend."""
 
 from __future__ import annotations
 

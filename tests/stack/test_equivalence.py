@@ -1,7 +1,7 @@
-"""One rank, two ranks, a golden file and a resumed run: the same losses and the same EMA teacher, on fixed rollouts.
+"""One rank, two ranks, golden files and a resumed run: the same losses and the same EMA teacher.
 
-On recorded rollouts, because a sampled token may differ between two runs by the last bit of a logit. Everything behind
-the sampling is the real thing.
+On recorded rollouts, because a sampled token may differ between two runs by the last bit of a
+logit. Everything behind the sampling is the real thing.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def test_two_ranks_give_the_losses_and_teacher_of_one(one_rank, two_ranks):
 GPU_BATCHES = [
     "actor_rollout_ref.model.use_remove_padding=true",  # all rows of a micro-batch in one sequence
     "actor_rollout_ref.model.enable_gradient_checkpointing=true",
-    "actor_rollout_ref.actor.use_dynamic_bsz=true",  # micro-batches by tokens, other ones on each rank
+    "actor_rollout_ref.actor.use_dynamic_bsz=true",  # by tokens, differently on each rank
     "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=true",
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=700",
     "trainer.n_gpus_per_node=2",
@@ -100,7 +100,7 @@ GPU_BATCHES = [
 def test_batches_as_on_gpus_give_the_losses_and_teacher_of_padded_ones(
     one_rank, recorded, tmp_path
 ):
-    """The recipes' own batching (packed, by tokens, checkpointed, several ranks), which the CPU scale switches off."""
+    """The recipes' own batching: packed, by tokens, checkpointed, several ranks."""
     run_main(*replay_overrides(recorded, tmp_path), *MIXED, *GPU_BATCHES)
     assert losses(tmp_path) == pytest.approx(losses(one_rank), rel=1e-4)
     assert_same_teacher(teacher(one_rank, STEPS, 1), teacher(tmp_path, STEPS, 2), rtol=1e-4)
@@ -108,7 +108,7 @@ def test_batches_as_on_gpus_give_the_losses_and_teacher_of_padded_ones(
 
 @pytest.mark.slow
 def test_under_bf16_compute_student_and_teacher_are_kept_in_fp32(one_rank, recorded, tmp_path):
-    """Mixed precision as on GPUs: other rounding, the same course, and an EMA that is not frozen."""
+    """Mixed precision as on GPUs: other rounding, the same course, an EMA that is not frozen."""
     mixed = "{param_dtype: bf16, reduce_dtype: fp32, buffer_dtype: fp32}"
     roles = ("actor", "ref")
     bf16 = [f"actor_rollout_ref.{role}.fsdp_config.mixed_precision={mixed}" for role in roles]
@@ -138,7 +138,7 @@ def test_the_teacher_moves_and_is_not_the_student(one_rank):
 
 
 def test_resumed_run_gives_the_next_losses_of_the_uninterrupted_one(one_rank, recorded, tmp_path):
-    """Interrupted after step 5: steps 6 to 10 and the EMA teacher are those of the run that went on."""
+    """Interrupted after step 5: the rest and the EMA teacher are those of the run that went on."""
     source = one_rank / "checkpoints"
     shutil.copytree(source / "global_step_5", tmp_path / "checkpoints" / "global_step_5")
     (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("5")

@@ -1,4 +1,4 @@
-"""What a user runs: sampling, update, validation, loggers, report, and a checkpoint that other tools load."""
+"""What a user runs: sampling, update, validation, loggers, report, checkpoint in other tools."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def run(tmp_path_factory) -> tuple[Path, str]:
         "trainer.logger=[wandb,tensorboard]",
         "caopd.task.n_val=60",
         "data.train_batch_size=8",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4",  # two mini-batches: old log-probs are needed
+        # two mini-batches, so that old log-probs are needed
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
         recipe="sdpo_caopd_proper",
     )

@@ -122,7 +122,7 @@ def loss_of(
     terms=None,
     temperature=1.0,
 ):
-    """What verl does with one micro-batch: values of tokens, unpacked to the rows, and their sum."""
+    """What the engine does with one micro-batch: values of tokens, and their sum."""
     from verl.utils import tensordict_utils as tu
 
     from caopd_verl.verl_ext import codec

@@ -135,7 +135,7 @@ def test_zero_loss_and_gradient_where_student_is_teacher(tables):
 
 
 def test_a_forced_value_pulls_only_as_far_as_the_teacher_takes_it_up(tables):
-    """A written p_hat is no label: where the teacher ignores it the student is not moved, and the metric says so."""
+    """A written p_hat is no label: where the teacher ignores it the student is not moved."""
     config = CaopdConfig(loss=LossConfig(top_k=6, confidence_alpha=0.0))
     student, other = tables
     rows = [make_row(0, ids=[5, 6, 7, 8, value, 2], alphas=(1, 0)) for value in (10, 20)]

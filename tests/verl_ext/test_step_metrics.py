@@ -137,7 +137,7 @@ def test_step_metrics_of_groups_and_rows():
 
 @pytest.mark.parametrize("taken", [True, False])
 def test_the_teacher_moves_once_a_step_and_not_with_a_skipped_one(taken):
-    """A step whose gradient is not finite is skipped: the student stays, and so must the teacher."""
+    """A step whose gradient is not finite is skipped: the student stays, so must the teacher."""
     from caopd_verl.verl_ext.worker import follow
 
     student, teacher = torch.full((3,), 2.0), torch.zeros(3)
