@@ -12,10 +12,10 @@ import numpy as np
 
 from caopd_verl.cascade.prices import Price
 from caopd_verl.cascade.routing import Queries
-from caopd_verl.cascade.routing_settings import Readout
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.metrics.calibration import FloatArray, IntArray
 from caopd_verl.evaluation.metrics.columns import Columns
+from caopd_verl.evaluation.readouts.names import ReadoutName
 from caopd_verl.evaluation.rows.results import run_name
 from caopd_verl.evaluation.rows.store import iter_rows, rows_path
 
@@ -117,7 +117,7 @@ def align(
     smalls: Sequence[ModelRows],
     large: ModelRows,
     *,
-    readout: Readout,
+    readout: ReadoutName,
     price_small: Price,
     price_large: Price,
 ) -> Aligned:
@@ -236,7 +236,7 @@ def _queries(
     small: ModelRows,
     large: _Outcomes,
     number: Mapping[str, int],
-    readout: Readout,
+    readout: ReadoutName,
     costs: FloatArray,
 ) -> Queries:
     confidence = small.columns.column(readout).confidence
@@ -258,7 +258,7 @@ def _queries(
 
 
 def _check_scores(
-    small: ModelRows, rows: Sequence[int], scores: Sequence[float | None], readout: Readout
+    small: ModelRows, rows: Sequence[int], scores: Sequence[float | None], readout: ReadoutName
 ) -> None:
     for row, score in zip(rows, scores, strict=True):
         if score is not None and not 0.0 <= score <= 1.0:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from caopd_verl.evaluation.readouts.names import ReadoutName
 from caopd_verl.evaluation.settings import DEFAULTS as EVALUATION
-
-Readout = Literal[
-    "stated", "expected", "expected_t1", "p_true", "self_consistency", "answer_probability"
-]
-"""Which of a row's confidences a query is routed by: `evaluation.metrics.summary` defines them."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Routing:
     """How `caopd route` splits, resamples and draws."""
 
     # The proxy reads a response's text, where no other readout can be found.
-    readout: Readout = "stated"
+    readout: ReadoutName = "stated"
     validation_fraction: float = 0.5  # of the questions
     split_seed: int = 0
     # The bootstrap is the evaluation's, so that both reports' intervals mean the same.

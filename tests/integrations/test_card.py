@@ -107,7 +107,7 @@ def test_a_file_that_is_no_card_is_left_alone(folder, tmp_path, capsys):
     assert path.read_text() == "---\nlicense: [\n---\ntext"
 
 
-def test_a_folder_without_metrics_is_refused(tmp_path, capsys):
+def test_a_folder_without_rows_is_refused(tmp_path, capsys):
     path = tmp_path / "README.md"
     assert card(tmp_path / "none", path, "--dataset", "d") == BAD_INPUT
-    assert "there are no metrics" in capsys.readouterr().err
+    assert "there are no evaluated rows" in capsys.readouterr().err
