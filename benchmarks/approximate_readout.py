@@ -41,7 +41,7 @@ def main() -> None:
         if row["expected_confidence"] is None:
             continue
         ids = backend.tokenizer.encode(row["response"], add_special_tokens=False)
-        found = backend.read(backend.prompt_ids(messages), ids)
+        (found,) = backend.read([backend.prompt_ids(messages)], [ids])
         assert found.value is not None
         approximate.append(row["expected_confidence"])
         mass.append(row["expected_mass"])

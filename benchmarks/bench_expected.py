@@ -43,13 +43,13 @@ def main() -> None:
     questions = generate(n=args.responses * (args.rounds + 1), seed=0, split="test")
     seconds: dict[str, list[float]] = {"generation": [], "readout": []}
     continuations: list[int] = []
-    count = backend._next
+    ask = backend.next_token_log_probs
 
     def counted(sequences, wanted):
         continuations.append(len(sequences))
-        return count(sequences, wanted)
+        return ask(sequences, wanted)
 
-    backend._next = counted  # type: ignore[method-assign]
+    backend.next_token_log_probs = counted  # type: ignore[method-assign]
     for index in range(args.rounds + 1):
         part = questions[index * args.responses : (index + 1) * args.responses]
         prompts = [backend.prompt_ids(example.messages) for example in part]

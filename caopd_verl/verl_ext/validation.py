@@ -16,8 +16,9 @@ from caopd_verl.config import EvaluationConfig
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics
 from caopd_verl.evaluation.metrics.columns import COLUMNS
 from caopd_verl.evaluation.readouts.decoding import Decoding
-from caopd_verl.evaluation.rows.exact import exact_readouts
-from caopd_verl.evaluation.rows.row import Generation, Job, Readout, Row, make_row
+from caopd_verl.evaluation.readouts.expected import expected_readouts
+from caopd_verl.evaluation.readouts.readout import Readout
+from caopd_verl.evaluation.rows.row import Generation, Job, Row, make_row
 from caopd_verl.types import RolloutGroup
 from caopd_verl.verl_ext.rollout import GroupRollouts
 
@@ -62,10 +63,10 @@ def read_expected(
     """
     prompts = [group.prompt_ids for group in groups for _ in group.rollouts]
     responses = [rollout.token_ids for group in groups for rollout in group.rollouts]
-    return exact_readouts(
+    return expected_readouts(
         prompts,
         responses,
-        next_log_probs=rollouts.next_token_log_probs,
+        model=rollouts.next_token_log_probs,
         tokenizer=rollouts.tokenizer,
         decoding=decoding,
         max_sequences=READ_AT_ONCE,

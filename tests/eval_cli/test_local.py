@@ -1,4 +1,4 @@
-"""Local checkpoints: sampling, and the exact expected confidence against brute force over all 101 strings."""
+"""Local checkpoints: sampling, and the exact readouts against brute force without any cache."""
 
 import json
 import math
@@ -12,12 +12,8 @@ from caopd_verl.core.context import encode_prompt
 from caopd_verl.data.registry import load_task
 from caopd_verl.evaluation.readouts.approximate import TokenStep, approximate_expected
 from caopd_verl.evaluation.readouts.decoding import Decoding
-from caopd_verl.evaluation.readouts.expected import (
-    VALUES,
-    expected_confidence,
-    string_tokens,
-    value_prefix,
-)
+from caopd_verl.evaluation.readouts.expected import expected_confidences
+from caopd_verl.evaluation.readouts.number_strings import VALUES, string_tokens, value_prefix
 from caopd_verl.evaluation.readouts.p_true import (
     NO_ANSWER,
     QUESTION,
@@ -53,7 +49,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def backend():
-    return TransformersBackend(TINY, sampling=Sampling(max_tokens=24), local=Local(batch_size=8))
+    local = Local(batch_size=8, p_true=True)
+    return TransformersBackend(TINY, sampling=Sampling(max_tokens=24), local=local)
 
 
 @pytest.fixture(scope="module")
@@ -61,42 +58,37 @@ def questions():
     return load_task("arithmetic", path=None, seed=3, n=8, split="test")
 
 
-def brute_force(model, prefix, continuations):
-    """Every string in full, without any cache: the log-probability of each of its tokens, added up."""
-    log_probs = []
-    for start in range(0, len(continuations), 26):
-        part = [list(tokens) for tokens in continuations[start : start + 26]]
-        width = max(map(len, part))
-        ids = torch.tensor([[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in part])
-        with torch.inference_mode():
-            logits = model(input_ids=ids, logits_to_keep=width + 1).logits.double().log_softmax(-1)
-        log_probs += [
-            sum(float(row[i, t]) for i, t in enumerate(ts))
-            for row, ts in zip(logits, part, strict=True)
-        ]
-    p = [math.exp(lp) for lp in log_probs]
-    return sum(a * v for a, v in zip(p, VALUES, strict=True)) / sum(p), sum(p)
+def log_probs_in_full(model, prefix, continuations):
+    """Every continuation in full, without any cache: the log-probs of its tokens, added up."""
+    width = max(map(len, continuations))
+    padded = [[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in continuations]
+    with torch.inference_mode():
+        out = model(input_ids=torch.tensor(padded), logits_to_keep=width + 1)
+    log_probs = out.logits.double().log_softmax(-1)
+    totals = []
+    for row, tokens in zip(log_probs, continuations, strict=True):
+        totals.append(sum(float(row[i, token]) for i, token in enumerate(tokens)))
+    return totals
 
 
 def check_against_brute_force(model, tokenizer, messages, response):
     prompt = encode_prompt(messages, tokenizer=tokenizer, template_kwargs={})
     place = value_prefix(tokenizer.encode(response, add_special_tokens=False), tokenizer)
     prefix = [*prompt, *place.ids]
-    with torch.inference_mode():
-        cached = CachedContinuations(model, prefix, max_rows=16)
-        fast = expected_confidence(
-            cached, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead
-        )
-        few = CachedContinuations(model, prefix, max_rows=3)
-        fewer = expected_confidence(
-            few, prefix, tokenizer=tokenizer, decoding=AS_MODEL, lead=place.lead
-        )
-        assert fewer.value == pytest.approx(fast.value, abs=1e-6)
     continuations = string_tokens(prefix, tokenizer=tokenizer, lead=place.lead)
-    value, mass = brute_force(model, prefix, continuations)
-    assert fast.value == pytest.approx(value, abs=1e-6)
-    assert fast.mass == pytest.approx(mass, abs=1e-6)
-    return fast
+    p = []
+    for start in range(0, len(continuations), 26):  # all 101 at once would be large for SmolLM2
+        part = continuations[start : start + 26]
+        p += [math.exp(total) for total in log_probs_in_full(model, prefix, part)]
+    value = sum(a * v for a, v in zip(p, VALUES, strict=True)) / sum(p)
+    for max_rows in (16, 3):
+        with torch.inference_mode():
+            cached = CachedContinuations(model, prefix, max_rows=max_rows)
+        (found,) = expected_confidences(
+            cached, [prefix], [place.lead], tokenizer=tokenizer, decoding=AS_MODEL
+        )
+        assert found.value == pytest.approx(value, abs=1e-6)
+        assert found.mass == pytest.approx(sum(p), abs=1e-6)
 
 
 @pytest.mark.parametrize("stated", ["0.07", "0.62", "1.00"])
@@ -108,14 +100,10 @@ def test_the_exact_readout_agrees_with_brute_force(backend, questions, stated):
 
 @pytest.mark.slow
 def test_the_exact_readout_agrees_with_brute_force_on_smollm2():
-    # In float32 the two ways of computing round apart by 2e-6, so the identity is checked in float64.
+    # In float32 the two ways of computing round apart by 2e-6, so it is checked in float64.
     model, tokenizer = load_model(smollm2(), dtype="float64", device="cpu")
-    messages = [
-        {
-            "role": "user",
-            "content": "Which gas do plants take in?\nConfidence: a number from 0.0 to 1.0.",
-        }
-    ]
+    question = "Which gas do plants take in?\nConfidence: a number from 0.0 to 1.0."
+    messages = [{"role": "user", "content": question}]
     check_against_brute_force(model, tokenizer, messages, "Carbon dioxide.\nConfidence: 0.95")
 
 
@@ -126,25 +114,22 @@ def test_responses_end_at_the_end_of_turn_and_cuts_are_known(backend, questions)
     assert all(g.text.count("Confidence:") == 1 and "<|im_end|>" not in g.text for g in done)
     short = TransformersBackend(TINY, sampling=Sampling(max_tokens=2), local=Local())
     assert [g.truncated for g in short.generate(jobs_of(questions[:2], 1))] == [True, True]
-    assert short.generate(jobs_of(questions[:1], 1))[0].expected.reason.startswith(
-        "confidence missing"
-    )
+    (cut,) = short.generate(jobs_of(questions[:1], 1))
+    assert cut.expected.reason.startswith("confidence missing")
 
 
 def test_a_batch_gives_what_single_prompts_give_at_temperature_0(questions):
-    greedy = TransformersBackend(
-        TINY, sampling=Sampling(temperature=0.0, max_tokens=24), local=Local()
-    )
+    sampling = Sampling(temperature=0.0, max_tokens=24)
+    greedy = TransformersBackend(TINY, sampling=sampling, local=Local())
     together = [g.text for g in greedy.generate(jobs_of(questions, 1))]
     assert together == [greedy.generate([job])[0].text for job in jobs_of(questions, 1)]
 
 
 def test_the_approximate_readout_is_near_the_exact_one(backend, questions):
-    """Top log-probs along the sampled path, as an endpoint would give them, against the whole tree."""
+    """Top log-probs along the sampled path, as an endpoint gives them, against the whole tree."""
     errors, stated_errors = [], []
-    for job, done in zip(
-        jobs_of(questions, 1), backend.generate(jobs_of(questions, 1)), strict=True
-    ):
+    jobs = jobs_of(questions, 1)
+    for job, done in zip(jobs, backend.generate(jobs), strict=True):
         ids = backend.tokenizer.encode(done.text, add_special_tokens=False)
         prompt = backend.prompt_ids(job.example.messages)
         steps = top_steps(backend.model, backend.tokenizer, prompt, ids, k=20)
@@ -214,25 +199,23 @@ def test_p_true_agrees_with_the_words_in_full(backend, questions):
     prefix = backend.prompt_ids(follow_up(example.messages, response))
     shown = backend.tokenizer.decode(prefix)
     assert QUESTION in shown and "0.62" not in shown  # it is not to read its stated confidence back
-    continuations = word_tokens(backend.tokenizer)
-    width = max(map(len, continuations))
-    ids = torch.tensor(
-        [[*prefix, *tokens, *[0] * (width - len(tokens))] for tokens in continuations]
-    )
-    with torch.inference_mode():
-        logits = (
-            backend.model(input_ids=ids, logits_to_keep=width + 1).logits.double().log_softmax(-1)
-        )
-    p = [
-        math.exp(sum(float(row[i, t]) for i, t in enumerate(ts)))
-        for row, ts in zip(logits, continuations, strict=True)
-    ]
-    asked = backend.ask(example.messages, response)
-    assert asked.value == pytest.approx(p[0] / sum(p), abs=1e-6) and asked.mass == pytest.approx(
-        sum(p), rel=1e-5
-    )
-    assert backend.ask(example.messages, "Confidence: 0.9").reason == NO_ANSWER
-    assert backend.ask([{"role": "user", "content": "x" * 2000}], response).reason == TOO_LONG
+    totals = log_probs_in_full(backend.model, prefix, word_tokens(backend.tokenizer))
+    true, false = (math.exp(total) for total in totals)
+    long = [{"role": "user", "content": "x" * 2000}]
+    chats = [example.messages, example.messages, long]
+    asked = backend.ask(chats, [response, "Confidence: 0.9", response])
+    assert asked[0].value == pytest.approx(true / (true + false), abs=1e-6)
+    assert asked[0].mass == pytest.approx(true + false, rel=1e-5)
+    assert asked[1:] == [NO_ANSWER, TOO_LONG]
+
+
+def test_a_batch_is_read_as_each_of_its_responses_alone(backend, questions):
+    prompts = [backend.prompt_ids(example.messages) for example in questions[:3]]
+    texts = [f"{example.answer}\nConfidence: 0.62" for example in questions[:3]]
+    responses = [backend.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    together = backend.read(prompts, responses)
+    for prompt, response, found in zip(prompts, responses, together, strict=True):
+        assert backend.read([prompt], [response]) == [found]
 
 
 def test_p_true_by_the_command(tmp_path, capsys):

@@ -57,16 +57,17 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
     assert done.returncode == OK, done.stderr[-3000:]
     rows = rows_of(tmp_path)
     torch.set_num_threads(1)
-    backend = TransformersBackend(TINY, sampling=Sampling(), local=Local())
+    backend = TransformersBackend(TINY, sampling=Sampling(), local=Local(p_true=True))
     questions = {e.id: e for e in load_task("arithmetic", path=None, seed=0, n=24, split="test")}
     assert len(rows) == 24 and not any(row["truncated"] for row in rows)
     for row in rows:
+        chat = questions[row["id"]].messages
         ids = backend.tokenizer.encode(row["response"], add_special_tokens=False)
-        exact = backend.read(backend.prompt_ids(questions[row["id"]].messages), ids)
+        (exact,) = backend.read([backend.prompt_ids(chat)], [ids])
         assert row["expected_confidence"] == pytest.approx(exact.value, abs=1e-5)
         assert row["expected_t1_confidence"] == pytest.approx(exact.value_t1, abs=1e-5)
         assert row["expected_mass"] == pytest.approx(exact.mass, abs=1e-5)
-        asked = backend.ask(questions[row["id"]].messages, row["response"])
+        (asked,) = backend.ask([chat], [row["response"]])
         assert row["p_true"] == pytest.approx(asked.value, abs=1e-4)
 
 

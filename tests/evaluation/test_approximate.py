@@ -12,10 +12,12 @@ LN = math.log
 
 
 def steps(*tokens):
-    """Each token: (text, {alternative: probability}); the sampled one's probability is among them."""
-    return [
-        TokenStep(text, LN(top[text]), {t: LN(p) for t, p in top.items()}) for text, top in tokens
-    ]
+    """Each token: (text, {alternative: probability}), the sampled one among the alternatives."""
+    found = []
+    for text, top in tokens:
+        log_probs = {other: LN(p) for other, p in top.items()}
+        found.append(TokenStep(text, log_probs[text], log_probs))
+    return found
 
 
 def fixed(text):
@@ -28,9 +30,13 @@ def number(text, seq):
 
 def test_digits_one_by_one_by_hand():
     seq = [
-        fixed("B\nConfidence:"), fixed(" "), ("0", {"0": 0.9, "1": 0.1}), fixed("."),
-        ("6", {"6": 0.5, "8": 0.5}), ("2", {"2": 0.5, "4": 0.5}),
-    ]  # fmt: skip
+        fixed("B\nConfidence:"),
+        fixed(" "),
+        ("0", {"0": 0.9, "1": 0.1}),
+        fixed("."),
+        ("6", {"6": 0.5, "8": 0.5}),
+        ("2", {"2": 0.5, "4": 0.5}),
+    ]
     result = number("B\nConfidence: 0.62", seq)
     # second decimal: 0.03 on average; first: 0.6 or 0.8; then 0.9 x 0.73 + 0.1 x 1.00
     assert result.value == pytest.approx(0.9 * (0.5 * 0.63 + 0.5 * 0.83) + 0.1 * 1.0)
@@ -101,13 +107,18 @@ def test_log_probs_without_alternatives_are_no_distribution():
 
 def test_as_decoded_by_hand():
     seq = [
-        fixed("B\nConfidence:"), fixed(" "), ("0", {"0": 0.9, "1": 0.1}), fixed("."),
-        ("6", {"6": 0.5, "8": 0.5}), ("2", {"2": 0.6, "4": 0.3, "7": 0.1}),
-    ]  # fmt: skip
+        fixed("B\nConfidence:"),
+        fixed(" "),
+        ("0", {"0": 0.9, "1": 0.1}),
+        fixed("."),
+        ("6", {"6": 0.5, "8": 0.5}),
+        ("2", {"2": 0.6, "4": 0.3, "7": 0.1}),
+    ]
     result = approximate_expected(
         "B\nConfidence: 0.62", steps(*seq), Decoding(temperature=0.5, top_p=0.95)
     )
-    # squares, renormalised: 2 or 4 after 0.6 (36 : 9, the 7 is beyond 95 %); 6 or 8; the 1 falls out (1/82 < 5 %)
+    # squares, renormalised: 2 or 4 after 0.6 (36 : 9, the 7 is beyond 95 %); 6 or 8; the 1 falls
+    # out (1/82 < 5 %)
     second = (36 * 0.02 + 9 * 0.04) / 45
     assert result.value == pytest.approx(0.5 * (0.6 + second) + 0.5 * (0.8 + second))
     plain = 0.6 * 0.02 + 0.3 * 0.04 + 0.1 * 0.07

@@ -1,3 +1,5 @@
+"""The exact readout on tokenizers of five families, against brute force over all 101 strings."""
+
 import itertools
 import math
 
@@ -6,11 +8,10 @@ import pytest
 
 from caopd_verl.errors import ConfigError, DataError, TokenizerError
 from caopd_verl.evaluation.readouts.decoding import Decoding, decoded_weights
-from caopd_verl.evaluation.readouts.expected import (
+from caopd_verl.evaluation.readouts.expected import expected_confidences, expected_readouts
+from caopd_verl.evaluation.readouts.number_strings import (
     STRINGS,
     VALUES,
-    expected_confidence,
-    expected_confidences,
     string_tokens,
     value_prefix,
 )
@@ -50,7 +51,10 @@ def characters():
 
 
 def byte_level(split_digits):
-    """Byte-level BPE; digits one by one (as Qwen, SmolLM) or merged, with the blank joined to the first (as GPT-2)."""
+    """Byte-level BPE.
+
+    Digits one by one (as Qwen, SmolLM) or merged, with the blank joined to the first (as GPT-2).
+    """
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     steps = [tokenizers.pre_tokenizers.Digits(individual_digits=True)] if split_digits else []
     steps.append(tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False))
@@ -76,7 +80,7 @@ def metaspace():
 
 
 def word_piece():
-    """WordPiece-like: lower-cased words, blanks around punctuation in the decoded text; line breaks are kept."""
+    """WordPiece-like: lower case, blanks around punctuation when decoded; line breaks stay."""
     alphabet = sorted(set("".join(CORPUS).lower()) - {" "})
     words: list[str] = [
         "[UNK]",
@@ -117,19 +121,26 @@ def tokenizer(request):
 class TableModel:
     """A random next-token table that depends on the whole sequence; counts what it was asked."""
 
-    def __init__(self, vocab_size, as_mapping=False):
-        self.vocab_size, self.as_mapping, self.calls, self.asked = vocab_size, as_mapping, 0, []
+    def __init__(self, vocab_size):
+        self.vocab_size, self.calls, self.asked = vocab_size, 0, []
 
     def row(self, ids):
         rng = np.random.default_rng([len(ids), *ids])
         logits = rng.normal(size=self.vocab_size) * 3
         return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
 
-    def __call__(self, sequences):
+    def __call__(self, sequences, wanted):
         self.calls += 1
         self.asked += sequences
         rows = [self.row(ids) for ids in sequences]
-        return [dict(enumerate(row)) for row in rows] if self.as_mapping else np.array(rows)
+        return [{token: row[token] for token in wanted} for row in rows]
+
+
+def read(model, prefix_ids, tokenizer, lead="", decoding=AS_MODEL):
+    (found,) = expected_confidences(
+        model, [prefix_ids], [lead], tokenizer=tokenizer, decoding=decoding
+    )
+    return found
 
 
 def brute_force(model, prefix, continuations):
@@ -147,21 +158,32 @@ def brute_force(model, prefix, continuations):
 RESPONSE = "<answer>B</answer>\nConfidence: 0.62"
 
 
-@pytest.mark.parametrize("as_mapping", [False, True])
-def test_the_tree_agrees_with_brute_force_over_all_strings(tokenizer, as_mapping):
+def test_the_tree_agrees_with_brute_force_over_all_strings(tokenizer):
     full = tokenizer.encode(RESPONSE, add_special_tokens=False)
     prefix = value_prefix(full, tokenizer)
     assert prefix.ids is not None, prefix.reason
-    model = TableModel(len(tokenizer), as_mapping)
-    result = expected_confidence(
-        model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead
-    )
+    model = TableModel(len(tokenizer))
+    result = read(model, prefix.ids, tokenizer, prefix.lead)
     continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
     value, mass = brute_force(model, prefix.ids, continuations)
     assert result.value == pytest.approx(value, abs=1e-9)
     assert result.mass == pytest.approx(mass, rel=1e-9)
-    assert result.probabilities.sum() == pytest.approx(mass, rel=1e-9)
     assert len(model.asked) == len({tuple(ids) for ids in model.asked})  # no node is asked twice
+
+
+def test_responses_are_read_behind_their_prompts_and_the_others_have_a_reason(tokenizer):
+    prompt = tokenizer.encode("the answer", add_special_tokens=False)
+    texts = (RESPONSE, "no line", RESPONSE.replace("0.62", "1.00"))
+    responses = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    model = TableModel(len(tokenizer))
+    options = {"tokenizer": tokenizer, "decoding": AS_MODEL}
+    found = expected_readouts([prompt] * 3, responses, model=model, **options)
+    assert model.calls == 1
+    assert found[1].value is None and found[1].reason == "confidence missing: no number to read"
+    for response, readout in zip((responses[0], responses[2]), (found[0], found[2]), strict=True):
+        place = value_prefix(response, tokenizer)
+        alone = read(model, [*prompt, *place.ids], tokenizer, place.lead)
+        assert (readout.value, readout.mass, readout.kind) == (alone.value, alone.mass, "exact")
 
 
 def test_the_strings_continue_the_prefix_as_the_response_itself_does(tokenizer):
@@ -171,7 +193,6 @@ def test_the_strings_continue_the_prefix_as_the_response_itself_does(tokenizer):
         continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
         assert len(set(continuations)) == 101
         assert [*prefix.ids, *continuations[i]] == full
-        assert string_tokens(prefix.ids, tokenizer=tokenizer, lead=None) == continuations
 
 
 def test_a_model_sure_of_one_string_gives_its_value_and_full_mass(tokenizer):
@@ -179,12 +200,10 @@ def test_a_model_sure_of_one_string_gives_its_value_and_full_mass(tokenizer):
         full = tokenizer.encode(RESPONSE.replace("0.62", STRINGS[i]), add_special_tokens=False)
         prefix = value_prefix(full, tokenizer)
 
-        def sure(sequences, full=full):
+        def sure(sequences, wanted, full=full):
             return [{full[len(ids)]: 0.0} if ids == full[: len(ids)] else {} for ids in sequences]
 
-        result = expected_confidence(
-            sure, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead
-        )
+        result = read(sure, prefix.ids, tokenizer, prefix.lead)
         assert (result.value, result.mass) == pytest.approx((VALUES[i], 1.0))
 
 
@@ -192,17 +211,17 @@ def test_digits_need_sixteen_nodes_in_one_call():
     tokenizer = characters()
     model = TableModel(len(tokenizer))
     prefix = tokenizer.encode("46\nConfidence: ", add_special_tokens=False)
-    expected_confidence(model, prefix, tokenizer=tokenizer, decoding=AS_MODEL)
+    read(model, prefix, tokenizer)
     # nodes: "", "0", "1", "0.", "1.", "0.0" ... "0.9", "1.0"
     assert len(model.asked) == 16 and model.calls == 1
 
 
 def test_merged_digits_are_merged_in_the_tree():
     tokenizer = byte_level(split_digits=False)
-    lengths = {len(tokens) for tokens in string_tokens(
-        tokenizer.encode("x\nConfidence:", add_special_tokens=False), tokenizer=tokenizer, lead=" "
-    )}  # fmt: skip
-    assert min(lengths) < 4  # some numbers take fewer tokens than characters
+    prefix = tokenizer.encode("x\nConfidence:", add_special_tokens=False)
+    strings = string_tokens(prefix, tokenizer=tokenizer, lead=" ")
+    # some numbers take fewer tokens than characters
+    assert min(len(tokens) for tokens in strings) < 4
 
 
 def test_prefixes_of_a_batch_do_not_mix(tokenizer):
@@ -211,29 +230,14 @@ def test_prefixes_of_a_batch_do_not_mix(tokenizer):
         value_prefix(tokenizer.encode(t, add_special_tokens=False), tokenizer) for t in texts
     ]
     model = TableModel(len(tokenizer))
-    together = expected_confidences(
-        model,
-        [p.ids for p in prefixes],
-        tokenizer=tokenizer,
-        decoding=AS_MODEL,
-        leads=[p.lead for p in prefixes],
-    )
+    batch = ([p.ids for p in prefixes], [p.lead for p in prefixes])
+    options = {"tokenizer": tokenizer, "decoding": AS_MODEL}
+    together = expected_confidences(model, *batch, **options)
     assert model.calls == 1
-    parts = expected_confidences(
-        model,
-        [p.ids for p in prefixes],
-        tokenizer=tokenizer,
-        decoding=AS_MODEL,
-        leads=[p.lead for p in prefixes],
-        max_sequences=4,
-    )
-    assert [(r.value, r.mass) for r in parts] == [(r.value, r.mass) for r in together]
+    assert expected_confidences(model, *batch, **options, max_sequences=4) == together
     for prefix, result in zip(prefixes, together, strict=True):
-        alone = expected_confidence(
-            model, prefix.ids, tokenizer=tokenizer, decoding=AS_MODEL, lead=prefix.lead
-        )
-        assert (result.value, result.mass) == (alone.value, alone.mass)
-    assert expected_confidences(model, [], tokenizer=tokenizer, decoding=AS_MODEL, leads=[]) == []
+        assert read(model, prefix.ids, tokenizer, prefix.lead) == result
+    assert expected_confidences(model, [], [], **options) == []
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "<|im_end|>", "<|im_end|>\n"])
@@ -265,35 +269,28 @@ def test_value_prefix_of_a_long_response_and_of_ones_without_a_number(tokenizer)
 def test_no_mass_gives_no_value_and_underflow_still_does():
     tokenizer = characters()
     prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
-    nothing = expected_confidence(
-        lambda seqs: [{} for _ in seqs], prefix, tokenizer=tokenizer, decoding=AS_MODEL
-    )
+    nothing = read(lambda seqs, wanted: [{} for _ in seqs], prefix, tokenizer)
     assert (nothing.value, nothing.mass) == (None, 0.0)
-    tiny = expected_confidence(
-        lambda seqs: [dict.fromkeys(range(len(tokenizer)), -300.0) for _ in seqs],
-        prefix,
-        tokenizer=tokenizer,
-        decoding=AS_MODEL,
-    )
+    assert nothing.reason == "no string from 0.00 to 1.00 has any probability"
+    tiny = read(lambda seqs, wanted: [dict.fromkeys(wanted, -300.0)] * len(seqs), prefix, tokenizer)
     assert tiny.mass == 0.0 and tiny.value == pytest.approx(0.5)
 
 
 def test_bad_callbacks_are_named():
     tokenizer = characters()
     prefix = tokenizer.encode("B\nConfidence: ", add_special_tokens=False)
-    for row in (np.zeros(len(tokenizer)), np.full(len(tokenizer), math.nan)):
+    for log_prob in (0.0, math.nan, 1e9):
+
+        def wrong(sequences, wanted, log_prob=log_prob):
+            return [dict.fromkeys(wanted, log_prob)] * len(sequences)
+
         with pytest.raises(DataError, match="did not return log-probabilities"):
-            expected_confidence(
-                lambda seqs, row=row: [row] * len(seqs),
-                prefix,
-                tokenizer=tokenizer,
-                decoding=AS_MODEL,
-            )
+            read(wrong, prefix, tokenizer)
     with pytest.raises(DataError, match="gave 0 rows for 16 sequences"):
-        expected_confidence(lambda seqs: [], prefix, tokenizer=tokenizer, decoding=AS_MODEL)
+        read(lambda seqs, wanted: [], prefix, tokenizer)
     with pytest.raises(DataError, match="1 prefixes but 0 leads"):
         expected_confidences(
-            lambda seqs: [], [prefix], tokenizer=tokenizer, decoding=AS_MODEL, leads=[]
+            lambda seqs, wanted: [], [prefix], [], tokenizer=tokenizer, decoding=AS_MODEL
         )
 
 
@@ -302,11 +299,11 @@ def test_a_tokenizer_that_cannot_spell_the_strings_is_an_error():
         def encode(self, text, *, add_special_tokens):
             return []
 
-        def decode(self, token_ids, *, skip_special_tokens):
+        def decode(self, token_ids, *, skip_special_tokens, clean_up_tokenization_spaces):
             return "x" * len(token_ids)
 
     with pytest.raises(TokenizerError, match=r"can't continue 'xxx' with ' 0\.00'"):
-        string_tokens([1, 2, 3], tokenizer=Deaf(), lead=None)
+        string_tokens([1, 2, 3], tokenizer=Deaf(), lead=" ")
 
 
 def test_the_strings_are_the_rendered_grid():
@@ -320,7 +317,10 @@ def test_the_strings_are_the_rendered_grid():
 
 
 def drawn_by_hand(model, prefix, continuations, decoding):
-    """Mean by walking all 101 strings: at each token the chance among the tokens that spell one of the strings."""
+    """Mean by walking all 101 strings.
+
+    At each token it is the chance among the tokens that go on spelling one of the strings.
+    """
     value = 0.0
     for own, number in zip(continuations, VALUES, strict=True):
         chance = 1.0
@@ -346,9 +346,7 @@ def test_the_mean_as_decoded_agrees_with_a_walk_over_all_strings(tokenizer, deco
     full = tokenizer.encode(RESPONSE, add_special_tokens=False)
     prefix = value_prefix(full, tokenizer)
     model = TableModel(len(tokenizer))
-    result = expected_confidence(
-        model, prefix.ids, tokenizer=tokenizer, decoding=decoding, lead=prefix.lead
-    )
+    result = read(model, prefix.ids, tokenizer, prefix.lead, decoding)
     continuations = string_tokens(prefix.ids, tokenizer=tokenizer, lead=prefix.lead)
     assert result.value == pytest.approx(
         drawn_by_hand(model, prefix.ids, continuations, decoding), abs=1e-9
@@ -360,7 +358,7 @@ def test_the_mean_as_decoded_agrees_with_a_walk_over_all_strings(tokenizer, deco
 
 
 def test_the_mean_as_decoded_is_the_mean_of_what_is_sampled():
-    """Digits one by one, nothing but numbers possible: 20,000 draws by temperature and top-p over the vocabulary."""
+    """20,000 draws by temperature and top-p, where nothing but numbers is possible."""
     tokenizer = characters()
     digits = tokenizer.encode("0123456789", add_special_tokens=False)
     point = tokenizer.encode(".", add_special_tokens=False)[0]
@@ -380,14 +378,15 @@ def test_the_mean_as_decoded_is_the_mean_of_what_is_sampled():
             p[digits] = rows[depth]
         return p
 
-    def model(sequences):
-        with np.errstate(divide="ignore"):
-            return [
-                np.log(row(len(s) - len(prefix), s[len(prefix)] if len(s) > len(prefix) else None))
-                for s in sequences
-            ]
+    def model(sequences, wanted):
+        rows = []
+        for sequence in sequences:
+            drawn = sequence[len(prefix) :]
+            p = row(len(drawn), drawn[0] if drawn else None)
+            rows.append({token: math.log(p[token]) for token in wanted if p[token] > 0})
+        return rows
 
-    result = expected_confidence(model, prefix, tokenizer=tokenizer, decoding=PAPER)
+    result = read(model, prefix, tokenizer, decoding=PAPER)
     values = []
     for _ in range(20_000):
         ids: list[int] = []
@@ -407,9 +406,7 @@ def test_greedy_decoding_and_plain_sampling_read_the_model_itself():
     tokenizer = characters()
     prefix = tokenizer.encode("46\nConfidence: ", add_special_tokens=False)
     for decoding in (Decoding(0.0, 0.95), AS_MODEL):
-        result = expected_confidence(
-            TableModel(len(tokenizer)), prefix, tokenizer=tokenizer, decoding=decoding
-        )
+        result = read(TableModel(len(tokenizer)), prefix, tokenizer, decoding=decoding)
         assert result.value == result.value_t1
 
 

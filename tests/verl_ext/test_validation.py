@@ -12,7 +12,8 @@ from caopd_verl.config import EvaluationConfig, Missing
 from caopd_verl.core.confidence import parse
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics
 from caopd_verl.evaluation.readouts.decoding import Decoding
-from caopd_verl.evaluation.rows.row import EXACT, Generation, Job, Readout, make_row, prompt_hash
+from caopd_verl.evaluation.readouts.readout import EXACT, Readout
+from caopd_verl.evaluation.rows.row import Generation, Job, make_row, prompt_hash
 from tests.groups import make_group
 
 pytestmark = pytest.mark.usefixtures("verl_on_cpu")

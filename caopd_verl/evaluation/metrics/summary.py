@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from caopd_verl.config import Missing
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.intervals.estimates import Estimate, estimate_readouts
 from caopd_verl.evaluation.intervals.noise import noise_floor
@@ -106,8 +107,8 @@ def _readouts(columns: Columns, readouts: Readouts, settings: Summary) -> dict[s
     n_bins, seed = settings.n_bins, settings.seed
     main = _estimates(readouts, columns.correct, groups, settings, missing=settings.missing)
     only = main
-    if settings.missing != "drop":
-        only = _estimates(readouts, columns.correct, groups, settings, missing="drop")
+    if settings.missing != Missing.drop:
+        only = _estimates(readouts, columns.correct, groups, settings, missing=Missing.drop)
     figures = {}
     for name, values in readouts.items():
         floor = noise_floor(
@@ -129,7 +130,7 @@ def _estimates(
     groups: Sequence[str] | None,
     settings: Summary,
     *,
-    missing: str,
+    missing: Missing,
 ) -> dict[str, dict[str, Estimate]]:
     return estimate_readouts(
         readouts,
@@ -199,7 +200,7 @@ def _posthoc(columns: Columns, settings: Summary) -> dict[str, Any]:
     out: dict[str, Any] = {"n_fit": int(train.sum()), "n_test": int(test.sum()), "methods": {}}
     if not test.any():
         return {**out, "reason": "no rows with a confidence are left to test on"}
-    scaled = {"raw": scores[test].tolist()}
+    scaled: dict[str, list[float]] = {"raw": scores[test].tolist()}
     for method in METHODS:
         try:
             calibrate = fit(method, scores[train], correct[train])
@@ -209,10 +210,10 @@ def _posthoc(columns: Columns, settings: Summary) -> dict[str, Any]:
         scaled[method] = calibrate(scores[test]).tolist()
     groups = [question for question, used in zip(columns.ids, test, strict=True) if used]
     outcomes = correct[test].tolist()
-    estimates = _estimates(scaled, outcomes, groups, settings, missing="drop")
-    for method, figures in estimates.items():
+    estimates = _estimates(scaled, outcomes, groups, settings, missing=Missing.drop)
+    for scaling, figures in estimates.items():
         chosen = {name: figures[name] for name in POSTHOC_METRICS}
-        out["methods"][method] = _as_dicts(chosen)
+        out["methods"][scaling] = _as_dicts(chosen)
     return out
 
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from caopd_verl.config import Missing
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.intervals.bootstrap import cluster_index, mean_interval
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics, reliability_bins
@@ -178,7 +179,7 @@ def compare_reliability(
             _draw_points(
                 axes, points, PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], gaps=False
             )
-            metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing="drop")
+            metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing=Missing.drop)
             axes.set_title(name, fontsize=8)
             note = (
                 f"n = {metrics['n_parsed']:,}\nECE {metrics['ece']:.2f}\nOCG {metrics['ocg']:+.2f}"
@@ -293,7 +294,7 @@ def _count_bars(axes: Axes, confidence: Confidences, n_bins: int) -> None:
 
 
 def _summary(confidence: Confidences, correct: Outcomes, n_bins: int) -> str:
-    metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing="drop")
+    metrics = calibration_metrics(confidence, correct, n_bins=n_bins, missing=Missing.drop)
     missing = len(confidence) - int(metrics["n_parsed"] or 0)
     parts = [f"n = {metrics['n_parsed']:,}" + (f" (+ {missing:,} unparsed)" if missing else "")]
     parts += [

@@ -1,12 +1,14 @@
-"""From a model's next-token distribution to the one that decoding draws from: temperature, then top-p.
+"""From a model's next-token distribution to the one that decoding draws from: temperature, top-p.
 
-A stated confidence is drawn at the temperature and top-p of the response. Its mean over that very distribution, given
-the response so far, is the conditional expectation of the stated number: under any convex loss (Brier) it is never
-worse on average (Rao-Blackwell, by Jensen's inequality), whatever the model is. The mean over the model's distribution
-at temperature 1 has no such guarantee: it may be better or worse than the stated number.
+A stated confidence is drawn at the temperature and top-p of the response. Its mean over that very
+distribution, given the response so far, is the conditional expectation of the stated number: under
+any convex loss (Brier) it is never worse on average (Rao-Blackwell, by Jensen's inequality),
+whatever the model is. The mean over the model's distribution at temperature 1 has no such
+guarantee: it may be better or worse than the stated number.
 
-Normalisation is over the given candidates alone (the tokens that go on spelling one of the strings), at every token.
-Where they hold all the probability this is what decoding does; what they miss is reported as missing mass.
+Normalisation is over the given candidates alone (the tokens that go on spelling one of the
+strings), at every token. Where they hold all the probability this is what decoding does; what they
+miss is reported as missing mass.
 """
 
 from __future__ import annotations
@@ -22,7 +24,12 @@ from caopd_verl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the response was sampled: `temperature` >= 0 (0 is greedy), `top_p` in (0, 1], `top_k` (below 1: all).
+    """How a response was sampled.
+
+    Attributes:
+        temperature: at least 0; 0 is greedy.
+        top_p: in (0, 1].
+        top_k: below 1: all tokens.
 
     Raises:
         ConfigError: a value outside its range.
@@ -41,19 +48,24 @@ class Decoding:
 
     @property
     def as_model(self) -> bool:
-        """Whether the mean is taken at temperature 1 without truncation: so was sampled, or nothing was (greedy)."""
-        return self.temperature == 0.0 or (
-            self.temperature == 1.0 and self.top_p == 1.0 and self.top_k < 1
-        )
+        """Whether the mean is that of the model's own distribution, at temperature 1.
+
+        So it is where that was sampled from, and where nothing was (greedy): the mean of what
+        greedy decoding draws would be the stated number again.
+        """
+        everything = self.top_p == 1.0 and self.top_k < 1
+        return self.temperature == 0.0 or (self.temperature == 1.0 and everything)
 
 
 def decoded_weights(log_probs: Sequence[float], decoding: Decoding) -> NDArray[np.float64]:
-    """Probability with which each candidate is drawn, float64 [N]; all 0 where no candidate has any probability.
+    """Probability with which each candidate is drawn, float64, shape [N].
+
+    All 0 where no candidate has any probability.
 
     Args:
-        log_probs: of the candidates, nats, temperature 1; -inf for an impossible one.
-        decoding: not greedy. Top-k is taken first; the nucleus is the fewest most probable candidates that hold
-            `top_p` together.
+        log_probs: of the N candidates, nats, temperature 1; -inf for an impossible one.
+        decoding: not greedy. Top-k is taken first, as in vLLM; the nucleus is the fewest most
+            probable candidates that hold `top_p` together.
     """
     values = np.asarray(log_probs, dtype=np.float64)
     top = values.max(initial=-np.inf)
@@ -65,5 +77,6 @@ def decoded_weights(log_probs: Sequence[float], decoding: Decoding) -> NDArray[n
         weights[order[decoding.top_k :]] = 0.0
     weights /= weights.sum()
     before = np.cumsum(weights[order]) - weights[order]
-    weights[order[before >= decoding.top_p]] = 0.0  # the one that crosses top_p is kept
+    # The one that crosses top_p is kept: what stands before it holds less than top_p.
+    weights[order[before >= decoding.top_p]] = 0.0
     return weights / weights.sum()

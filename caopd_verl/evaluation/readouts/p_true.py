@@ -1,41 +1,85 @@
-"""P(True) (Kadavath et al. 2022, arXiv 2207.05221): the model is asked whether its own answer is correct.
+"""P(True) (Kadavath et al. 2022, arXiv 2207.05221): the model is asked about its own answer.
 
-A second turn follows the response, and the figure is the probability of `True` among `True` and `False` as the next
-words: p(True) / (p(True) + p(False)). `mass` is their sum before that; with a low one the model would have said
-something else, and the figure describes a corner of its distribution.
+A second turn follows the response, and the figure is the probability of `True` among `True` and
+`False` as the next words: p(True) / (p(True) + p(False)). `mass` is their sum before that; with a
+low one the model would have said something else, and the figure describes a corner of its
+distribution.
 
-The response's confidence line is left out of what the model is shown: otherwise it would read its stated confidence
-back. Zero-shot, as users have it; the paper also shows the model several sampled answers, which raises the figure's
-worth and the cost.
+The response's confidence line is left out of what the model is shown: otherwise it would read its
+stated confidence back. Zero-shot, as users have it; the paper also shows the model several sampled
+answers, which raises the figure's worth and the cost.
 
-Cost: one forward pass over the prompt, the response and the question, and one short one for each further token of the
-two words (none where both are single tokens). vLLM has prompt and response in its prefix cache; the transformers
-backend runs them again.
+Cost: one forward pass over the prompt, the response and the question, and one short one for each
+further token of the two words (none where both are single tokens). vLLM has prompt and response in
+its prefix cache; the transformers backend runs them again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from caopd_verl.core.confidence import parse
-from caopd_verl.errors import DataError, TokenizerError
-from caopd_verl.evaluation.readouts.expected import (
-    NextTokenLogprobs,
-    TokenizerLike,
-    child_log_probs,
+from caopd_verl.core.tokens import Tokenizer, decode
+from caopd_verl.errors import TokenizerError
+from caopd_verl.evaluation.readouts.next_token import (
+    LogProbs,
+    NextTokenLogProbs,
+    ask_model,
+    log_probs_of,
 )
-from caopd_verl.evaluation.rows.row import EXACT, Readout
+from caopd_verl.evaluation.readouts.number_strings import Tokens
+from caopd_verl.evaluation.readouts.readout import EXACT, Readout
 from caopd_verl.types import Messages
 
 QUESTION = "Is the proposed answer above correct? Answer with one word: True or False."
 WORDS = ("True", "False")
-NO_ANSWER = "there is no answer to ask about"
-TOO_LONG = "the question does not fit into the model's context"
+P_TRUE_NOT_ASKED = Readout(reason="not asked for (--p-true, local checkpoints)")
+NO_ANSWER = Readout(reason="there is no answer to ask about")
+TOO_LONG = Readout(reason="the question does not fit into the model's context")
+NO_WORD = Readout(mass=0.0, reason="neither True nor False has any probability")
+
+
+def p_true_readouts(
+    chats: Sequence[Messages],
+    responses: Sequence[str],
+    *,
+    model: NextTokenLogProbs,
+    tokenizer: Tokenizer,
+    encode: Callable[[Messages], list[int]],
+    max_tokens: int | None,
+) -> list[Readout]:
+    """P(True) of each response, or the reason why there is none.
+
+    Args:
+        chats: the messages that were answered.
+        responses: texts, one a chat.
+        model, tokenizer: the ones that answered.
+        encode: from messages to the prompt's token ids, generation header included.
+        max_tokens: of the model's context; None where it has no limit.
+
+    Raises:
+        TokenizerError: as `word_tokens`. DataError: what the model returns is no log-probabilities.
+    """
+    longest = max(len(tokens) for tokens in word_tokens(tokenizer))
+    prefixes: list[list[int]] = []
+    unread: dict[int, Readout] = {}
+    for place, (chat, response) in enumerate(zip(chats, responses, strict=True)):
+        question = follow_up(chat, response)
+        if question is None:
+            unread[place] = NO_ANSWER
+            continue
+        prefix = encode(question)
+        if max_tokens is not None and len(prefix) + longest > max_tokens:
+            unread[place] = TOO_LONG
+        else:
+            prefixes.append(prefix)
+    found = iter(p_true(model, prefixes, tokenizer=tokenizer))
+    return [unread[place] if place in unread else next(found) for place in range(len(chats))]
 
 
 def follow_up(messages: Messages, response: str) -> Messages | None:
-    """The chat that ends with the question about `response`; None where nothing but a confidence line is there."""
+    """The chat that ends with the question about `response`; None where it holds no answer."""
     answer = response[: parse(response).start].rstrip()
     if not answer:
         return None
@@ -46,55 +90,52 @@ def follow_up(messages: Messages, response: str) -> Messages | None:
     ]
 
 
-def word_tokens(tokenizer: TokenizerLike) -> list[tuple[int, ...]]:
+def word_tokens(tokenizer: Tokenizer) -> list[Tokens]:
     """The token ids of `WORDS` as the beginning of a response.
 
     Raises:
-        TokenizerError: the tokenizer can't write them, or the first begins with the other.
+        TokenizerError: the tokenizer can't write them, or one begins with the other.
     """
-    words = [tuple(tokenizer.encode(word, add_special_tokens=False)) for word in WORDS]
-    spelled = [tokenizer.decode(list(ids), skip_special_tokens=True).strip() for ids in words]
-    if (
-        tuple(spelled) != WORDS
-        or words[0][: len(words[1])] == words[1]
-        or words[1][: len(words[0])] == words[0]
-    ):
+    true, false = (tuple(tokenizer.encode(word, add_special_tokens=False)) for word in WORDS)
+    spelled = tuple(decode(tokenizer, ids).strip() for ids in (true, false))
+    one_begins_with_other = true[: len(false)] == false or false[: len(true)] == true
+    if spelled != WORDS or one_begins_with_other:
         raise TokenizerError(
-            f"the tokenizer writes {' and '.join(WORDS)} as {' and '.join(map(repr, spelled))}",
+            f"the tokenizer writes {WORDS[0]} and {WORDS[1]} as {spelled[0]!r} and {spelled[1]!r}",
             expected="two words that differ",
             fix="leave --p-true out",
         )
-    return words
+    return [true, false]
 
 
 def p_true(
-    next_token_logprobs: NextTokenLogprobs,
-    prefixes: Sequence[Sequence[int]],
-    *,
-    tokenizer: TokenizerLike,
+    model: NextTokenLogProbs, prefixes: Sequence[Sequence[int]], *, tokenizer: Tokenizer
 ) -> list[Readout]:
     """The readout after each prefix (token ids up to the generation header behind the question).
 
     Raises:
-        TokenizerError: as `word_tokens`. DataError: what the callback returns is no log-probabilities.
+        TokenizerError: as `word_tokens`. DataError: what the model returns is no log-probabilities.
     """
     words = word_tokens(tokenizer)
+    wanted = sorted({token for word in words for token in word})
+    # The beginnings of both words, each once: the empty one is shared.
     nodes = list(dict.fromkeys(word[:depth] for word in words for depth in range(len(word))))
     sequences = [[*prefix, *node] for prefix in prefixes for node in nodes]
-    rows = next_token_logprobs(sequences) if sequences else []
-    if len(rows) != len(sequences):
-        raise DataError(f"the model callback gave {len(rows)} rows for {len(sequences)} sequences")
+    rows = ask_model(model, sequences, wanted)
     readouts = []
-    for i in range(len(prefixes)):
-        at = dict(zip(nodes, rows[i * len(nodes) : (i + 1) * len(nodes)], strict=True))
-        true, false = (
-            math.exp(sum(child_log_probs(at[word[:d]], [token])[0] for d, token in enumerate(word)))
-            for word in words
-        )
+    for start in range(0, len(rows), len(nodes)):
+        rows_by_node = dict(zip(nodes, rows[start : start + len(nodes)], strict=True))
+        true, false = (_probability(word, rows_by_node) for word in words)
         mass = true + false
-        readouts.append(
-            Readout(true / mass, min(mass, 1.0), EXACT)
-            if mass > 0.0
-            else Readout(mass=0.0, reason="neither True nor False has any probability")
-        )
+        if mass > 0.0:
+            readouts.append(Readout(true / mass, min(mass, 1.0), EXACT))
+        else:
+            readouts.append(NO_WORD)
     return readouts
+
+
+def _probability(word: Tokens, rows_by_node: dict[Tokens, LogProbs]) -> float:
+    total = 0.0
+    for depth, token in enumerate(word):
+        total += log_probs_of(rows_by_node[word[:depth]], [token])[0]
+    return math.exp(total)

@@ -33,43 +33,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from caopd_verl.core.confidence import parse
-from caopd_verl.evaluation.readouts.expected import ExpectedConfidence
+from caopd_verl.evaluation.readouts.p_true import P_TRUE_NOT_ASKED
+from caopd_verl.evaluation.readouts.readout import NO_LOG_PROBS, Readout
 from caopd_verl.types import Example, Messages, Verdict
 from caopd_verl.verifiers import get_verifier
 
-EXACT, APPROXIMATE = "exact", "approximate"
 MAX_LINE = 200  # characters of the confidence line that are kept: models ramble on
 Key = tuple[str, int]
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Readout:
-    """The expected confidence (or P(True)) of one response, or the reason why there is none.
-
-    Attributes:
-        value: in [0, 1], as decoding draws it; None where there is none.
-        mass: the probability, in [0, 1], of everything that the value is a mean of.
-        kind: `EXACT` or `APPROXIMATE`.
-        reason: why there is no value.
-        value_t1: the value at temperature 1.
-    """
-
-    value: float | None = None
-    mass: float | None = None
-    kind: str | None = None
-    reason: str | None = None
-    value_t1: float | None = None
-
-
-def exact_readout(found: ExpectedConfidence) -> Readout:
-    """What the tree of the 101 strings gave, as a readout."""
-    if found.value is None:
-        return Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
-    return Readout(found.value, found.mass, EXACT, value_t1=found.value_t1)
-
-
-P_TRUE_NOT_ASKED = Readout(reason="not asked for (--p-true, local checkpoints)")
 
 
 @dataclass(frozen=True)
@@ -95,7 +66,7 @@ class Generation:
     n_tokens: int | None = None
     latency_s: float | None = None
     attempts: int | None = None
-    expected: Readout = Readout(reason="the responses came without log-probabilities")
+    expected: Readout = NO_LOG_PROBS
     p_true: Readout = P_TRUE_NOT_ASKED
     token_logprobs: tuple[tuple[str, float], ...] | None = None
     known_answer: tuple[str, float] | None = None

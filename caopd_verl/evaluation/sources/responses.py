@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import CaopdError, ConfigError, DataError
-from caopd_verl.evaluation.rows.row import EXACT, Generation, Job, Key, Readout, prompt_hash
+from caopd_verl.evaluation.readouts.readout import EXACT, Readout
+from caopd_verl.evaluation.rows.row import Generation, Job, Key, prompt_hash
 from caopd_verl.types import Example, Messages
 from caopd_verl.verifiers import get_verifier
 
