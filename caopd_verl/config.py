@@ -146,7 +146,7 @@ class LossConfig:
     normalize_by: NormalizeBy = NormalizeBy.trained
     is_clip: float = 2.0  # of the per-token ratio student/old; exactly 1 with one mini-batch
     tis_clip: float | None = 2.0  # of the ratio old/sampler on untouched tokens; None: off
-    chunk_tokens: int = 1024  # tokens whose fp32 log-probs are alive at once
+    chunk_tokens: int = 256  # tokens whose fp32 copies are alive at once
 
 
 @dataclass
