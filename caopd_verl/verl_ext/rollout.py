@@ -70,7 +70,7 @@ class GroupRollouts:
             seed: makes the rollouts a function of (seed, position, weights); None: the engine's
                 own randomness.
         """
-        prompts = [self._prompt_ids(example) for example in examples]
+        prompts = [self.prompt_ids(example) for example in examples]
         samples = self._generate(prompts, n, {**sampling, "stop_token_ids": [self.eot_id]}, seed)
         flat = [sample.token_ids for group in samples for sample in group]
         texts = iter(self.tokenizer.batch_decode(flat, skip_special_tokens=True))
@@ -80,7 +80,8 @@ class GroupRollouts:
             groups.append(RolloutGroup(uid, example, tuple(ids), rollouts))
         return groups
 
-    def _prompt_ids(self, example: Example) -> list[int]:
+    def prompt_ids(self, example: Example) -> list[int]:
+        """The student's prompt, generation header included."""
         return encode_prompt(
             example.messages, tokenizer=self.tokenizer, template_kwargs=self.chat_kwargs
         )
