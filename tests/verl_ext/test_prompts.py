@@ -82,6 +82,7 @@ class FakeLLM:
 
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.asked: list[list[int]] = []
+        self.model_config = SimpleNamespace(max_model_len=1024)
 
     def get_tokenizer(self):
         return self.tokenizer
