@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-CORE = ("tests/core",)
-LOSSES = ("tests/losses", "tests/verl_ext/test_loss.py")
+GRAMMAR = ("tests/core/test_confidence.py",)
+REVISION = ("tests/core/test_revise.py", "tests/core/test_splice.py")
+CONTEXT = ("tests/core/test_context.py",)
+EMA = ("tests/core/test_ema.py",)
+TARGETS = ("tests/core/test_targets.py",)
+LOSSES = ("tests/losses",)
 METHODS = ("tests/methods", "tests/test_pipeline.py")
 VERIFIERS = ("tests/verifiers",)
-PREFLIGHT = ("tests/test_preflight.py", "tests/test_bad_input.py", "tests/test_resume.py")
-WORKERS = ("tests/verl_ext",)
-METRICS = ("tests/evaluation",)
+PREFLIGHT = ("tests/test_resume.py", "tests/test_bad_input.py")
+WORKERS = (
+    "tests/verl_ext/test_codec.py",
+    "tests/verl_ext/test_update.py",
+    "tests/verl_ext/test_sampling.py",
+    "tests/verl_ext/test_step_metrics.py",
+)
+METRICS = ("tests/evaluation/test_metrics.py",)
 
 MUTATIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     # the confidence grammar and the revision
-    ("core/confidence.py", "value = value / 100", "value = value / 10", CORE),
+    ("core/confidence.py", "value = value / 100", "value = value / 10", GRAMMAR),
     (
         "core/confidence.py",
         "if not 0.0 <= value <= 1.0:\n        return",
         "if not 0.0 <= value <= 100.0:\n        return",
-        CORE,
+        GRAMMAR,
     ),
-    ("core/confidence.py", "abs(value):.2f", "abs(value):.1f", CORE),
-    ("core/confidence.py", "last = match", "last = last or match", CORE),
-    ("core/revise.py", "len(segment.token_ids) + 1  # 1", "len(segment.token_ids) + 0  # 1", CORE),
-    ("core/revise.py", "min(ends, default=None)", "max(ends, default=None)", CORE),
-    ("core/revise.py", "text[: parsed.start] if parsed.found", "text if parsed.found", CORE),
-    ("core/revise.py", "return n_before - n_excess", "return n_before", CORE),
+    ("core/confidence.py", "abs(value):.2f", "abs(value):.1f", GRAMMAR),
+    ("core/confidence.py", "last = match", "last = last or match", GRAMMAR),
+    (
+        "core/revise.py",
+        "len(segment.token_ids) + 1  # 1",
+        "len(segment.token_ids) + 0  # 1",
+        REVISION,
+    ),
+    ("core/revise.py", "min(ends, default=None)", "max(ends, default=None)", REVISION),
+    ("core/revise.py", "text[: parsed.start] if parsed.found", "text if parsed.found", REVISION),
+    ("core/revise.py", "return n_before - n_excess", "return n_before", REVISION),
     # teacher context, EMA, targets
-    ("core/context.py", "if index != own]", "if index >= 0]", CORE),
+    ("core/context.py", "if index != own]", "if index >= 0]", CONTEXT),
     (
         "core/context.py",
         "return tail[word.start() + 1 :] if word else tail",
         "return tail[:-1]",
-        CORE,
+        CONTEXT,
     ),
-    ("core/ema.py", "target.lerp_(source, rate)", "target.lerp_(source, 1 - rate)", CORE),
-    ("core/ema.py", "source = _local(student[name])", "source = _local(teacher_tensor)", CORE),
+    ("core/ema.py", "target.lerp_(source, rate)", "target.lerp_(source, 1 - rate)", EMA),
+    ("core/ema.py", "source = _local(student[name])", "source = _local(teacher_tensor)", EMA),
     (
         "core/targets/success_rate.py",
         "[successes - own for own in verdicts]",
         "[successes for own in verdicts]",
-        CORE,
+        TARGETS,
     ),
-    ("core/targets/success_rate.py", "(s + a) / (k - 1 + a + b)", "(s + a) / (k - 1)", CORE),
+    ("core/targets/success_rate.py", "(s + a) / (k - 1 + a + b)", "(s + a) / (k - 1)", TARGETS),
     (
         "core/targets/running.py",
         "self._estimates[prompt_id] = estimate",
         "self._estimates[prompt_id] = now.p_hat",
-        CORE,
+        TARGETS,
     ),
-    ("core/targets/target.py", "return self.successes == self.k", "return self.p_hat == 1.0", CORE),
+    (
+        "core/targets/target.py",
+        "return self.successes == self.k",
+        "return self.p_hat == 1.0",
+        TARGETS,
+    ),
     # losses
     ("losses/buckets.py", "slopes = log_s - log_t", "slopes = log_t - log_s", LOSSES),
     ("losses/buckets.py", "exps_CV.scatter_(-1, ids_CK, 0.0)", "exps_CV", LOSSES),
