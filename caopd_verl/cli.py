@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of the output has gone, as with `| head`. Python would complain once more
         # when it flushes the output on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
         return OK
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("caopd_verl"):

@@ -163,13 +163,15 @@ def _draw(results: Sequence[Result], output: Path) -> None:
         if len(having) < len(results):
             continue
         label = READOUTS[readout]
+        settings = having[0].metrics["settings"]
+        series = {}
+        for result in having:
+            columns = result.columns
+            series[result.folder.name] = (columns.readouts[readout], columns.correct)
         compare_reliability(
-            {
-                result.folder.name: (result.columns.readouts[readout], result.columns.correct)
-                for result in having
-            },
+            series,
             output / f"reliability_{readout}.png",
-            n_bins=having[0].metrics["settings"]["n_bins"],
+            n_bins=settings["n_bins"],
             title=f"{label} on held-out questions",
             readout=label,
         )

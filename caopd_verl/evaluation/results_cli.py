@@ -49,8 +49,8 @@ class CompareCommand:
     @staticmethod
     def run(args: argparse.Namespace) -> bool:
         """Prints the differences; returns True."""
-        from caopd_verl.evaluation.intervals.compare import compare
         from caopd_verl.evaluation.metrics.columns import load_columns
+        from caopd_verl.evaluation.metrics.summary import compare_columns
         from caopd_verl.evaluation.report.console import comparison_text
         from caopd_verl.evaluation.rows.store import write_json
 
@@ -65,21 +65,14 @@ class CompareCommand:
                     expected="two results, or two readouts of one (--against)",
                 )
             others = [first]
-        old = load_columns(first).column(against)
+        old, old_name = load_columns(first).column(against), f"{first} ({against})"
         written: dict[str, Any] = {}
         for other in others:
-            found = compare(
-                old,
-                load_columns(other).column(args.readout),
-                n_bins=settings.n_bins,
-                missing=settings.missing,
-                n_resamples=settings.n_resamples,
-                level=settings.level,
-                seed=settings.seed,
-            )
-            text = comparison_text(found, f"{first} ({against})", str(other), args.readout)
-            print(text, end="\n\n")
-            written[str(other)] = {name: d.as_dict() for name, d in found.metrics.items()}
+            new = load_columns(other).column(args.readout)
+            found = compare_columns(old, new, settings)
+            print(comparison_text(found, old_name, str(other), args.readout), end="\n\n")
+            differences = found.metrics.items()
+            written[str(other)] = {metric: figures.as_dict() for metric, figures in differences}
         if args.json is not None:
             write_json(args.json, {"old": str(first), "against": written})
         return True
@@ -123,7 +116,9 @@ class PlotCommand:
             raise ConfigError(
                 "there is nothing to draw", where="caopd plot", expected="results, or --training"
             )
-        sources = args.results if args.training is None else [*args.results, args.training]
+        sources = list(args.results)
+        if args.training is not None:
+            sources.append(args.training)
         output = _output(args.output, sources, PLOTS)
         formats = args.formats.split(",")
         if args.training is not None:
@@ -172,12 +167,10 @@ class ReportCommand:
         from caopd_verl.evaluation.rows.results import load_results
 
         settings = read_summary(args)
+        output = _output(args.output, args.results, REPORT)
+        results = load_results(args.results, settings)
         path = write_report(
-            load_results(args.results, settings),
-            _output(args.output, args.results, REPORT),
-            title=args.title,
-            n_examples=args.examples,
-            settings=settings,
+            results, output, title=args.title, n_examples=args.examples, settings=settings
         )
         megabytes = path.stat().st_size / 1e6
         print(f"written to {path} ({megabytes:.1f} MB)")

@@ -10,7 +10,7 @@ from typing import Any
 
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.metrics.columns import load_columns
-from caopd_verl.evaluation.metrics.summary import head_of, metrics_of_run
+from caopd_verl.evaluation.metrics.summary import Outcome, head_of, metrics_of_run
 from caopd_verl.evaluation.progress import Progress
 from caopd_verl.evaluation.rows.row import Job, Row, jobs_of, make_row, prompt_hash
 from caopd_verl.evaluation.rows.store import OTHER_FOLDER, RowStore, read_settings, write_json
@@ -47,21 +47,6 @@ class Request:
     local: Local = field(default_factory=lambda: DEFAULTS.local)
     summary: Summary = field(default_factory=lambda: DEFAULTS.summary)
     extra_body: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Outcome:
-    """What a source did, for `metrics.json`.
-
-    Attributes:
-        expected_rows: how many rows there ought to be.
-        unusable: lines of a file that are no rows.
-        last_run: what the last run that asked for anything says of itself.
-    """
-
-    expected_rows: int
-    unusable: int = 0
-    last_run: dict[str, Any] | None = None
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -114,10 +99,11 @@ def _judge_file(request: Request, path: Path, store: RowStore) -> Outcome:
             batch = []
     store.append(batch)
     if outcome.unusable == outcome.expected_rows:
+        failures = store.folder / FAILURES
         raise DataError(
             f"none of the {outcome.expected_rows} lines can be used",
             where=str(path),
-            fix=f"see {store.folder / FAILURES} for the reasons",
+            fix=f"see {failures} for the reasons",
         )
     return outcome
 
@@ -265,10 +251,8 @@ def _finish(
         store.folder,
         head,
         request.summary,
+        outcome,
         compat=request.compat,
-        expected_rows=outcome.expected_rows,
-        unusable=outcome.unusable,
-        last_run=outcome.last_run,
         prices=(request.endpoint.price_in, request.endpoint.price_out),
     )
     if store.repaired_bytes:

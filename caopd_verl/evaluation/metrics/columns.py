@@ -23,6 +23,7 @@ COLUMNS = {
 }
 """Readout -> the key of a row that holds it. `self_consistency` has no key: it needs all rows."""
 
+Readouts = dict[str, list["float | None"]]
 SELF_CONSISTENCY = "self_consistency"
 _USAGE = ("n_prompt_tokens", "n_tokens", "latency_s")
 
@@ -48,9 +49,7 @@ class Columns:
     sources: list[str] = field(default_factory=list)
     correct: list[bool] = field(default_factory=list)
     answers: list[str | None] = field(default_factory=list)
-    readouts: dict[str, list[float | None]] = field(
-        default_factory=lambda: {name: [] for name in COLUMNS}
-    )
+    readouts: Readouts = field(default_factory=lambda: {name: [] for name in COLUMNS})
     reference: list[tuple[float, str]] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     usage: dict[str, list[float]] = field(default_factory=dict)
@@ -76,7 +75,7 @@ class Columns:
             )
         return Column(self.ids, self.readouts[readout], self.correct)
 
-    def present(self) -> dict[str, list[float | None]]:
+    def present(self) -> Readouts:
         """The readouts of which at least one row has a value, and `stated` always.
 
         Without `expected_t1` where it is the same as `expected`: at temperature 1 it has nothing
@@ -125,9 +124,9 @@ class Columns:
     def _sort(self) -> None:
         keys = list(zip(self.ids, self.samples, strict=True))
         self.order = sorted(range(len(keys)), key=keys.__getitem__)
-        lists: list[list] = [self.ids, self.samples, self.sources, self.correct]
-        lists += [self.answers, self.reference, *self.readouts.values()]
-        for values in lists:
+        of_the_rows: tuple[list, ...] = (self.ids, self.samples, self.sources, self.answers)
+        judged: tuple[list, ...] = (self.correct, self.reference, *self.readouts.values())
+        for values in (*of_the_rows, *judged):
             values[:] = [values[place] for place in self.order]
 
 

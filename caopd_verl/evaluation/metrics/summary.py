@@ -1,4 +1,4 @@
-"""`metrics.json`: every figure of a run with n and interval, and a count of what became of each row.
+"""`metrics.json`: every figure of a run with n and interval, and what became of each row.
 
 One shape for an evaluation and for a training run's last validation (which adds `step`). The
 readouts stand side by side: `stated` (the number in the text), `expected` (the mean of the model's
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,35 @@ import numpy as np
 
 from caopd_verl.config import Missing
 from caopd_verl.errors import ConfigError
+from caopd_verl.evaluation.intervals.compare import Column, Comparison, compare
 from caopd_verl.evaluation.intervals.estimates import Estimate, estimate_readouts
 from caopd_verl.evaluation.intervals.noise import noise_floor
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics, reliability_bins
 from caopd_verl.evaluation.metrics.columns import SELF_CONSISTENCY, Columns
 from caopd_verl.evaluation.metrics.posthoc import METHODS, fit, split_groups
 from caopd_verl.evaluation.metrics.reference_rule import compat_summary
+from caopd_verl.evaluation.rows.row import Key
 from caopd_verl.evaluation.rows.store import read_failures
 from caopd_verl.evaluation.settings import Summary
 
 POSTHOC_METRICS = ("ece", "ece_debiased", "brier", "nll", "ocg", "spr", "auroc")
 SHOWN_REASONS = 20  # of failed rows: an endpoint can refuse in thousands of wordings
 Readouts = Mapping[str, Sequence[float | None]]
+
+
+@dataclass
+class Outcome:
+    """What the source of a run's rows did.
+
+    Attributes:
+        expected_rows: how many rows there ought to be.
+        unusable: lines of a file that are no rows.
+        last_run: what the last run that asked for anything says of itself.
+    """
+
+    expected_rows: int
+    unusable: int = 0
+    last_run: dict[str, Any] | None = None
 
 
 def head_of(name: str, run: Mapping[str, Any], *, step: int | None = None) -> dict[str, Any]:
@@ -54,11 +71,9 @@ def metrics_of_run(
     folder: Path,
     head: Mapping[str, Any],
     settings: Summary,
+    outcome: Outcome | None = None,
     *,
     compat: bool = False,
-    expected_rows: int | None = None,
-    unusable: int = 0,
-    last_run: Mapping[str, Any] | None = None,
     prices: tuple[float | None, float | None] = (None, None),
 ) -> dict[str, Any]:
     """All of `metrics.json`.
@@ -68,19 +83,32 @@ def metrics_of_run(
         folder: of the run; its failures are counted.
         head: from `head_of`.
         settings: what the figures are computed with.
+        outcome: what the rows' source did; None where it made these rows and no others.
         compat: also the figures as the paper's code counts them.
-        expected_rows: how many there ought to be; None: those that there are.
-        unusable: lines of a file that are no rows.
-        last_run: what the source says of its last run; None where it says nothing.
         prices: US dollars for a million prompt tokens, and response tokens; None where unknown.
     """
+    if outcome is None:
+        outcome = Outcome(expected_rows=len(columns.ids))
     return {
         **head,
-        "counts": _counts(columns, folder, expected_rows, unusable),
+        "counts": _counts(columns, folder, outcome),
         "usage": _usage(columns, *prices),
-        "last_run": last_run,
+        "last_run": outcome.last_run,
         **_figures(columns, settings, compat=compat),
     }
+
+
+def compare_columns(old: Column, new: Column, settings: Summary) -> Comparison:
+    """Two readouts of one or two runs, question by question. Raises as `intervals.compare`."""
+    return compare(
+        old,
+        new,
+        n_bins=settings.n_bins,
+        missing=settings.missing,
+        n_resamples=settings.n_resamples,
+        level=settings.level,
+        seed=settings.seed,
+    )
 
 
 def _figures(columns: Columns, settings: Summary, *, compat: bool) -> dict[str, Any]:
@@ -102,8 +130,9 @@ def _figures(columns: Columns, settings: Summary, *, compat: bool) -> dict[str, 
 
 
 def _readouts(columns: Columns, readouts: Readouts, settings: Summary) -> dict[str, Any]:
-    # Samples of one question are not independent: questions are resampled, where they have several.
-    groups = columns.ids if len(set(columns.ids)) < len(columns.ids) else None
+    # Samples of one question are not independent: where it has several, questions are resampled.
+    several = len(set(columns.ids)) < len(columns.ids)
+    groups = columns.ids if several else None
     n_bins, seed = settings.n_bins, settings.seed
     main = _estimates(readouts, columns.correct, groups, settings, missing=settings.missing)
     only = main
@@ -114,12 +143,13 @@ def _readouts(columns: Columns, readouts: Readouts, settings: Summary) -> dict[s
         floor = noise_floor(
             values, n_bins=n_bins, groups=groups, n_simulations=settings.n_simulations, seed=seed
         )
-        bins = reliability_bins(values, columns.correct, n_bins=n_bins)
+        cells = reliability_bins(values, columns.correct, n_bins=n_bins)
+        bins = [asdict(cell) for cell in cells]
         figures[name] = {
             "metrics": _as_dicts(main[name]),
             "parsed_only": _as_dicts(only[name]),
             "noise_floor": None if floor is None else floor.as_dict(),
-            "bins": [asdict(cell) for cell in bins],
+            "bins": bins,
         }
     return figures
 
@@ -144,30 +174,37 @@ def _estimates(
     )
 
 
-def _counts(
-    columns: Columns, folder: Path, expected_rows: int | None, unusable: int
-) -> dict[str, Any]:
+def _counts(columns: Columns, folder: Path, outcome: Outcome) -> dict[str, Any]:
     """What became of every row: finished, failed (and why), unusable, not yet asked for."""
     finished = set(zip(columns.ids, columns.samples, strict=True))
-    last_error = {}
-    for failure in read_failures(folder):
-        if "id" in failure:  # a line of a file that is no row has none
-            last_error[failure["id"], failure.get("sample")] = str(failure.get("error"))
-    failed = Counter(error for key, error in last_error.items() if key not in finished)
+    failed = _failed(folder, finished)
     n_failed = sum(failed.values())
-    accounted = len(finished) + n_failed + unusable
-    total = len(finished) + unusable if expected_rows is None else expected_rows
+    left = outcome.expected_rows - len(finished) - n_failed - outcome.unusable
     counts = {
-        "rows": total,
+        "rows": outcome.expected_rows,
         "finished": len(finished),
         "failed": n_failed,
-        "unusable": unusable,
-        "not_asked": max(0, total - accounted),
+        "unusable": outcome.unusable,
+        "not_asked": max(0, left),
         "why_failed": dict(failed.most_common(SHOWN_REASONS)),
     }
     for what, counter in columns.counts.items():
         counts[f"by_{what}"] = dict(counter.most_common())
     return counts
+
+
+def _failed(folder: Path, finished: set[Key]) -> Counter[str]:
+    """The last error of every row that failed and was not had in another attempt."""
+    last_error: dict[Key, str] = {}
+    for failure in read_failures(folder):
+        if "id" in failure:  # a line of a file that is no row has none
+            key = (failure["id"], failure["sample"])
+            last_error[key] = str(failure["error"])
+    failed: Counter[str] = Counter()
+    for key, error in last_error.items():
+        if key not in finished:
+            failed[error] += 1
+    return failed
 
 
 def _usage(columns: Columns, price_in: float | None, price_out: float | None) -> dict[str, Any]:
@@ -177,16 +214,22 @@ def _usage(columns: Columns, price_in: float | None, price_out: float | None) ->
     latency = columns.usage.get("latency_s", [])
     told = min(len(prompt), len(response))
     cost = None
+    # Rows that do not tell may be the dear ones: a part of the cost would pass for the whole.
     if price_in is not None and price_out is not None and told == len(columns.ids):
-        cost = (sum(prompt) * price_in + sum(response) * price_out) / 1e6
+        micro_dollars = sum(prompt) * price_in + sum(response) * price_out
+        cost = micro_dollars / 1e6
     return {
         "prompt_tokens": int(sum(prompt)) if prompt else None,
         "response_tokens": int(sum(response)) if response else None,
         "rows_with_usage": told,
         "cost_usd": cost,
-        "latency_s_median": float(np.median(latency)) if latency else None,
-        "latency_s_p95": float(np.quantile(latency, 0.95)) if latency else None,
+        "latency_s_median": _quantile(latency, 0.5),
+        "latency_s_p95": _quantile(latency, 0.95),
     }
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    return float(np.quantile(values, share)) if values else None
 
 
 def _posthoc(columns: Columns, settings: Summary) -> dict[str, Any]:
@@ -197,7 +240,8 @@ def _posthoc(columns: Columns, settings: Summary) -> dict[str, Any]:
     scores = np.array([0.0 if value is None else value for value in values])
     correct = np.array(columns.correct)
     train, test = parsed & in_fit, parsed & ~in_fit
-    out: dict[str, Any] = {"n_fit": int(train.sum()), "n_test": int(test.sum()), "methods": {}}
+    out: dict[str, Any] = {"n_fit": int(train.sum()), "n_test": int(test.sum())}
+    out["methods"] = {}
     if not test.any():
         return {**out, "reason": "no rows with a confidence are left to test on"}
     scaled: dict[str, list[float]] = {"raw": scores[test].tolist()}
@@ -208,7 +252,8 @@ def _posthoc(columns: Columns, settings: Summary) -> dict[str, Any]:
             out["methods"][method] = {"reason": error.what}
             continue
         scaled[method] = calibrate(scores[test]).tolist()
-    groups = [question for question, used in zip(columns.ids, test, strict=True) if used]
+    places = np.flatnonzero(test)
+    groups = [columns.ids[place] for place in places]
     outcomes = correct[test].tolist()
     estimates = _estimates(scaled, outcomes, groups, settings, missing=Missing.drop)
     for scaling, figures in estimates.items():
@@ -222,16 +267,16 @@ def _by_source(columns: Columns, readouts: Readouts, settings: Summary) -> dict[
     sources = sorted(set(columns.sources))
     if len(sources) < 2:
         return {}
-    out: dict[str, dict[str, Any]] = {}
+    n_bins, missing = settings.n_bins, settings.missing
+    out: dict[str, Any] = {}
     for source in sources:
         places = [place for place, own in enumerate(columns.sources) if own == source]
         correct = [columns.correct[place] for place in places]
-        out[source] = {}
+        figures = {}
         for name, values in readouts.items():
             own = [values[place] for place in places]
-            out[source][name] = calibration_metrics(
-                own, correct, n_bins=settings.n_bins, missing=settings.missing
-            )
+            figures[name] = calibration_metrics(own, correct, n_bins=n_bins, missing=missing)
+        out[source] = figures
     return out
 
 

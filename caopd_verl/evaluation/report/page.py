@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.intervals.compare import Comparison, compare
-from caopd_verl.evaluation.metrics.summary import POSTHOC_METRICS
+from caopd_verl.evaluation.intervals.compare import Comparison
+from caopd_verl.evaluation.metrics.summary import POSTHOC_METRICS, compare_columns
 from caopd_verl.evaluation.plots.draw import draw_comparison, draw_result
 from caopd_verl.evaluation.report.console import (
     SHOWN,
@@ -99,28 +99,34 @@ def _drawn(
         sections = []
         for place, result in enumerate(results):
             sections.append(_section(result, folder / str(place), n_examples))
-        overview = list(_overview(results, folder / "all")) if len(results) > 1 else []
+        overview = []
+        if len(results) > 1:
+            overview = list(_overview(results, folder / "all"))
     return sections, overview
 
 
 def _section(result: Result, folder: Path, n_examples: int) -> dict[str, Any]:
     metrics = result.metrics
-    return {
+    sampled = training_samples(result.folder, n=n_examples)
+    section: dict[str, Any] = {
         "name": result.name,
         "metrics": metrics,
         "counts": counts_text(metrics["counts"]),
-        "cells": {metric: _cells(metrics["readouts"], metric) for metric in SHOWN},
         "plots": _plots(result, folder),
         "posthoc": list(_posthoc(metrics["posthoc"])),
-        "compat": compat_text(metrics["compat"]) if "compat" in metrics else None,
-        "examples": _examples(result, n_examples),
-        "samples": [_sample(row) for row in training_samples(result.folder, n=n_examples)],
     }
+    section["cells"] = {metric: _cells(metrics["readouts"], metric) for metric in SHOWN}
+    section["compat"] = compat_text(metrics["compat"]) if "compat" in metrics else None
+    section["examples"] = _examples(result, n_examples)
+    section["samples"] = [_sample(row) for row in sampled]
+    return section
 
 
 def _examples(result: Result, n_examples: int) -> dict[str, list[dict[str, Any]]]:
-    kinds = examples(result.rows, n=n_examples)
-    return {kind: [_example(row) for row in rows] for kind, rows in kinds.items()}
+    shown = {}
+    for kind, rows in examples(result.rows, n=n_examples).items():
+        shown[kind] = [_example(row) for row in rows]
+    return shown
 
 
 def _example(row: Row) -> dict[str, Any]:
@@ -149,8 +155,10 @@ def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]
 
 
 def _cells(readouts: Mapping[str, Any], metric: str) -> dict[str, str]:
-    figures = {name: readout["metrics"][metric] for name, readout in readouts.items()}
-    return {name: number(figure, metric) for name, figure in figures.items()}
+    cells = {}
+    for name, readout in readouts.items():
+        cells[name] = number(readout["metrics"][metric], metric)
+    return cells
 
 
 def _plots(result: Result, folder: Path) -> dict[str, str]:
@@ -186,13 +194,9 @@ def _models_table(results: Sequence[Result]) -> list[dict[str, Any]]:
             if readout not in result.metrics["readouts"]:
                 continue
             figures = result.metrics["readouts"][readout]["metrics"]
-            row = {
-                "name": result.name,
-                "readout": readout,
-                "n": result.metrics["n_rows"],
-                "cells": {metric: number(figures[metric], metric) for metric in OVERVIEW},
-            }
-            rows.append(row)
+            cells = {metric: number(figures[metric], metric) for metric in OVERVIEW}
+            row = {"name": result.name, "readout": readout, "n": result.metrics["n_rows"]}
+            rows.append({**row, "cells": cells})
     return rows
 
 
@@ -212,15 +216,8 @@ def _comparison(
     if not set(old.columns.ids) & set(new.columns.ids):
         title = f"{new.name} and {old.name} have no question in common"
         return {"title": title, "rows": []}
-    found = compare(
-        old.columns.column(old_readout),
-        new.columns.column(new_readout),
-        n_bins=settings.n_bins,
-        missing=settings.missing,
-        n_resamples=settings.n_resamples,
-        level=settings.level,
-        seed=settings.seed,
-    )
+    old_column, new_column = old.columns.column(old_readout), new.columns.column(new_readout)
+    found = compare_columns(old_column, new_column, settings)
     title = f"{new.name}, {new_readout}, against {old.name}, {old_readout}"
     return {
         "title": f"{title} ({found.n_questions} common questions)",

@@ -84,8 +84,9 @@ def _load(folder: Path, settings: Summary) -> Result:
     name = run_name(folder)
     step = _step_of(rows)
     metrics = _written_metrics(folder)
-    about_these_rows = metrics.get("n_rows") == len(columns.ids) and metrics.get("step") == step
-    if not about_these_rows:
+    of_as_many_rows = metrics.get("n_rows") == len(columns.ids)
+    of_this_step = metrics.get("step") == step
+    if not (of_as_many_rows and of_this_step):
         run = metrics.get("run") or read_settings(folder)
         head = head_of(name, run, step=step)
         metrics = metrics_of_run(columns, folder, head, settings)
@@ -96,8 +97,10 @@ def _step_of(rows: Path) -> int | None:
     """The training step of a validation's rows; None for an evaluation's."""
     if rows.parent.name != VALIDATION:
         return None
-    steps = step_files(rows.parent)
-    return next((step for step, path in steps.items() if path == rows), None)
+    for step, path in step_files(rows.parent).items():
+        if path == rows:
+            return step
+    return None
 
 
 def _written_metrics(folder: Path) -> dict[str, Any]:
@@ -194,5 +197,5 @@ def _shortened(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(text, str) and len(text) > MAX_TEXT:
             half = MAX_TEXT // 2
             cut = f"[... {len(text) - MAX_TEXT:,} characters ...]"
-            out[key] = f"{text[:half]}\n{cut}\n{text[-half:]}"
+            out[key] = "\n".join([text[:half], cut, text[-half:]])
     return out

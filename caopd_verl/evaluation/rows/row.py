@@ -9,13 +9,14 @@
 | `response`, `gold`, `answer` | the response's text, the gold answer, the answer as read from it |
 | `correct`, `reason` | the verdict; `correct`, `wrong`, `no_answer` or `malformed` |
 | `confidence` | the stated confidence in [0, 1], or null |
-| `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), and from what line |
+| `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), from what line |
 | `expected_confidence` | mean over the confidence strings as decoding draws them, or null |
 | `expected_t1_confidence` | the same at temperature 1 |
 | `expected_mass` | the probability of those strings together |
 | `expected_kind`, `expected_reason` | `exact` or `approximate`; why there is none |
-| `p_true`, `p_true_mass`, `p_true_reason` | P(True), the probability of both words, why there is none |
-| `answer_probability` | the model's probability of the answer's tokens, where log-probs were given |
+| `p_true`, `p_true_mass` | P(True), and the probability of both words together |
+| `p_true_reason` | why there is none |
+| `answer_probability` | the model's probability of the answer's tokens, from their log-probs |
 | `truncated` | true where the response ended at the limit on its length |
 | `n_prompt_tokens`, `n_tokens` | of the prompt with its chat template, and of the response |
 | `latency_s`, `attempts` | of the generation |

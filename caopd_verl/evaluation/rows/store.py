@@ -141,11 +141,12 @@ def rows_path(folder: str | Path) -> Path:
     validations = step_files(path / VALIDATION)
     if validations:
         return validations[max(validations)]
+    example = f"{VALIDATION}/{step_file(50)}"
+    no_folder = "" if path.is_dir() else ", nor such a folder"
     raise DataError(
-        "there are no evaluated rows" + ("" if path.is_dir() else ", nor such a folder"),
+        f"there are no evaluated rows{no_folder}",
         where=str(path),
-        expected=f"{ROWS} of a caopd eval run, or {VALIDATION}/{step_file(50)} (any step) "
-        "of a training run",
+        expected=f"{ROWS} of a caopd eval run, or {example} (any step) of a training run",
     )
 
 
