@@ -17,6 +17,7 @@ from caopd_verl.evaluation.settings import DEFAULTS
 from caopd_verl.run_files import JOURNAL, PLOTS, REPORT
 
 FOLDERS = "folders of caopd eval runs or training runs"
+# The readouts that every model can have: the others need several samples, or a local checkpoint.
 COMPARED_READOUTS = ("stated", "expected")
 
 
@@ -65,14 +66,16 @@ class CompareCommand:
                     expected="two results, or two readouts of one (--against)",
                 )
             others = [first]
-        old, old_name = load_columns(first).column(against), f"{first} ({against})"
+        old = load_columns(first).column(against)
+        old_name = f"{first} ({against})"
         written: dict[str, Any] = {}
         for other in others:
             new = load_columns(other).column(args.readout)
             found = compare_columns(old, new, settings)
             print(comparison_text(found, old_name, str(other), args.readout), end="\n\n")
-            differences = found.metrics.items()
-            written[str(other)] = {metric: figures.as_dict() for metric, figures in differences}
+            written[str(other)] = {
+                metric: difference.as_dict() for metric, difference in found.metrics.items()
+            }
         if args.json is not None:
             write_json(args.json, {"old": str(first), "against": written})
         return True
@@ -125,6 +128,7 @@ class PlotCommand:
             _draw_training(args.training, args.panel, output, formats)
         results = load_results(args.results, DEFAULTS.summary)
         for result in results:
+            # the plots of several results have the same names
             folder = output / _file_name(result.name) if len(results) > 1 else output
             draw_result(result, folder, formats=formats)
         if len(results) > 1:
@@ -181,6 +185,7 @@ def _output(given: Path | None, sources: Sequence[Path], name: str) -> Path:
     """Where to write: as given, or under this name in the folder of all sources."""
     if given is not None:
         return given
+    # A run and its own journal are one place; anything else has no obvious home.
     folders = {source.parent if source.is_file() else source for source in sources}
     if len(folders) > 1:
         raise ConfigError(

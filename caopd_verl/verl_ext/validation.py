@@ -74,6 +74,7 @@ def flat_metrics(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, flo
 
     Undefined metrics are left out, never 0.
     """
+    # By the switch, not by what could be read: a readout that no response has is counted as that.
     readouts = ("stated", "expected", "expected_t1") if config.expected else ("stated",)
     flat: dict[str, float] = {}
     for source in sorted({row["source"] for row in rows}):
@@ -95,7 +96,7 @@ def flat_metrics(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, flo
 def run_settings(config: DictConfig) -> dict[str, Any]:
     """What a validation's rows depend on, for `metrics.json`; names as those of `caopd eval`."""
     task, rollout = config.caopd.task, config.actor_rollout_ref.rollout
-    decoding = rollout.val_kwargs
+    decoding = rollout.val_kwargs  # verl's name for how validation samples
     template = config.data.apply_chat_template_kwargs
     return {
         "source": "training",

@@ -25,6 +25,7 @@ COLUMNS = {
 
 Readouts = dict[str, list["float | None"]]
 SELF_CONSISTENCY = "self_consistency"
+# Not every row has them: endpoints may report no usage, and training knows no latency.
 _USAGE = ("n_prompt_tokens", "n_tokens", "latency_s")
 
 
@@ -94,6 +95,7 @@ class Columns:
             raise DataError(
                 "the row has no verdict", where=f"row {row.get('id')!r}", expected="'correct'"
             )
+        # Keys other than `id` and `correct` may be absent: rows of older versions are read too.
         response = str(row.get("response", ""))
         self.ids.append(str(row["id"]))
         self.samples.append(int(row.get("sample", 0)))
@@ -124,9 +126,10 @@ class Columns:
     def _sort(self) -> None:
         keys = list(zip(self.ids, self.samples, strict=True))
         self.order = sorted(range(len(keys)), key=keys.__getitem__)
-        of_the_rows: tuple[list, ...] = (self.ids, self.samples, self.sources, self.answers)
-        judged: tuple[list, ...] = (self.correct, self.reference, *self.readouts.values())
-        for values in (*of_the_rows, *judged):
+        lists: list[list] = [self.ids, self.samples, self.sources]
+        lists += [self.answers, self.correct, self.reference]
+        lists += self.readouts.values()
+        for values in lists:
             values[:] = [values[place] for place in self.order]
 
 

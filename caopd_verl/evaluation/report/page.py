@@ -35,6 +35,7 @@ TEMPLATE = "report.html.j2"
 OVERVIEW = ("acc", "mean_conf", "ocg", "ece", "brier", "spr", "auroc", "format_adherence")
 OVERVIEW_READOUTS = ("stated", "expected")
 PARSED_ONLY = ("ocg", "ece", "brier", "spr", "auroc")
+# What is shown in full, below the one line that holds the other fields.
 EXAMPLE_TEXTS = ("prompt", "response")
 SAMPLE_TEXTS = ("prompt", "response", "revised", "teacher_prompt")
 
@@ -77,6 +78,7 @@ def write_report(
 def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    # StrictUndefined: a misspelt name in the template is an error, not an empty cell
     assets = files("caopd_verl") / "assets"
     environment = Environment(
         loader=FileSystemLoader(str(assets)),
@@ -94,6 +96,7 @@ def _drawn(
     results: Sequence[Result], n_examples: int
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """A section for each result, and the plots over several of them."""
+    # matplotlib draws into files; the page holds what is in them
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sections = []
@@ -172,7 +175,7 @@ def _plots(result: Result, folder: Path) -> dict[str, str]:
 
 def _posthoc(posthoc: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for method, figures in posthoc["methods"].items():
-        if "reason" in figures:
+        if "reason" in figures:  # it could not be fitted
             yield {"method": method, "reason": figures["reason"], "cells": []}
         else:
             cells = [number(figure, metric) for metric, figure in figures.items()]
@@ -213,10 +216,12 @@ def _comparisons(results: Sequence[Result], settings: Summary) -> Iterator[dict[
 def _comparison(
     old: Result, old_readout: str, new: Result, new_readout: str, settings: Summary
 ) -> dict[str, Any]:
+    # A page may hold results of several tasks: no error, as it is for `caopd compare`.
     if not set(old.columns.ids) & set(new.columns.ids):
         title = f"{new.name} and {old.name} have no question in common"
         return {"title": title, "rows": []}
-    old_column, new_column = old.columns.column(old_readout), new.columns.column(new_readout)
+    old_column = old.columns.column(old_readout)
+    new_column = new.columns.column(new_readout)
     found = compare_columns(old_column, new_column, settings)
     title = f"{new.name}, {new_readout}, against {old.name}, {old_readout}"
     return {

@@ -13,13 +13,14 @@ from caopd_verl.data.json_rows import read_json_lines
 from caopd_verl.errors import DataError
 from caopd_verl.evaluation.intervals.estimates import Estimate
 from caopd_verl.evaluation.metrics.columns import Columns, load_columns
-from caopd_verl.evaluation.metrics.summary import head_of, metrics_of_run
+from caopd_verl.evaluation.metrics.run_metrics import head_of, metrics_of_run
 from caopd_verl.evaluation.rows.row import Row
 from caopd_verl.evaluation.rows.store import iter_rows, read_settings, rows_path
 from caopd_verl.evaluation.settings import Summary
 from caopd_verl.run_files import METRICS, SAMPLES, VALIDATION, step_files
 
 MAX_TEXT = 3000  # characters of a prompt or response that a page shows
+# Responses of reasoning models have tens of thousands of characters, and a page shows dozens.
 LONG_TEXTS = ("prompt", "response", "revised", "teacher_prompt")
 
 
@@ -74,6 +75,7 @@ def run_name(folder: Path) -> str:
         DataError: its `metrics.json` is no JSON.
     """
     folder_name = folder.resolve().name
+    # A checkpoint's name is its path or its hub id: the last part is what tells runs apart.
     name = Path(str(_written_metrics(folder).get("name") or folder_name)).name
     return name or folder_name
 
@@ -88,6 +90,8 @@ def _load(folder: Path, settings: Summary) -> Result:
     of_this_step = metrics.get("step") == step
     if not (of_as_many_rows and of_this_step):
         run = metrics.get("run") or read_settings(folder)
+        # `run.json` of a training run names its settings by config keys; good enough until the
+        # run has written its own report.
         head = head_of(name, run, step=step)
         metrics = metrics_of_run(columns, folder, head, settings)
     return Result(name, folder, rows, columns, metrics)
@@ -132,6 +136,7 @@ class _Extreme:
 
     def offer(self, key: float, place: int, row: Row) -> None:
         """Of rows with equal keys the one that comes first in the file stays."""
+        # A heap: its first entry is the smallest of those kept, the one to give way.
         full = len(self.kept) == self.n
         if full and (not self.n or (key, -place) <= self.kept[0][:2]):
             return
@@ -197,5 +202,6 @@ def _shortened(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(text, str) and len(text) > MAX_TEXT:
             half = MAX_TEXT // 2
             cut = f"[... {len(text) - MAX_TEXT:,} characters ...]"
-            out[key] = "\n".join([text[:half], cut, text[-half:]])
+            head, tail = text[:half], text[-half:]
+            out[key] = f"{head}\n{cut}\n{tail}"
     return out

@@ -103,6 +103,7 @@ def make_row(job: Job, generation: Generation) -> Row:
 
     The only place that makes a row. Raises `ConfigError` where the verifier's name is unknown.
     """
+    # Judged as it is stored, so that judging the file again gives the same verdicts.
     example, text = job.example, _storable(generation.text)
     verdict = generation.verdict
     if verdict is None:
@@ -177,6 +178,8 @@ def _probability_in_tokens(
     if start < 0:
         return None
     stop = start + len(answer)
+    # A token counts if any character of it belongs to the answer: tokens may join a blank or a
+    # tag with the answer's first character.
     position, total = 0, 0.0
     for token, log_prob in tokens:
         if position < stop and position + len(token) > start:
