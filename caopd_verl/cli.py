@@ -47,6 +47,8 @@ def _check_verl(config: Any) -> None:
         runner.check(config)
 
 
+# Each of them imports what it needs when it runs: files and endpoints work without torch, and
+# `caopd --help` answers at once.
 COMMANDS = (
     *EVAL_COMMANDS,
     *RESULTS_COMMANDS,
@@ -84,11 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of the output has gone, as with `| head`. Python would complain once more
         # when it flushes the output on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
         return OK
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("caopd_verl"):
-            raise
+            raise  # a bug of ours, not something that the user can install
         print(f"{error}: {INSTALL}", file=sys.stderr)
         return BAD_INPUT
     return OK if complete else INCOMPLETE

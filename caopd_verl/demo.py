@@ -38,6 +38,7 @@ SUMMARY, LOG = "summary.json", "log.txt"
 FIGURES = ("acc", "mean_conf", "ece", "brier", "ocg", "spr", "auroc", "format_adherence")
 KEYS = ("n", *FIGURES)
 SUMMARISED = ("stated", "expected", "expected_t1")
+# Ray passes on what its actors print behind a colour and the actor's name.
 _RAY_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\(\w+ pid=\d+\) ?")
 _STEP = re.compile(r"^step (\d+)/(\d+)  (.*)")
 
@@ -71,6 +72,7 @@ def run_all(output: Path, seed: int, overrides: list[str]) -> dict[str, dict[str
     """All runs of one seed; returns what `summary.json` holds."""
     for recipe in RECIPES:
         folder = output / recipe
+        # A run appends to its journal: what an earlier demo left would be taken for this one's.
         shutil.rmtree(folder, ignore_errors=True)
         # The base is the same for all: it is validated once, before the first run's first step.
         first = recipe == RECIPES[0]
@@ -110,6 +112,7 @@ def _run_one(recipe: str, command: list[str], folder: Path) -> None:
     tail: deque[str] = deque(maxlen=25)
     bar = tqdm(desc=f"{recipe}: starting Ray and vLLM", unit="step", dynamic_ncols=True)
     with (folder / LOG).open("w") as log:
+        # errors="replace": progress bars of several processes cut each other's characters in two
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
@@ -117,7 +120,7 @@ def _run_one(recipe: str, command: list[str], folder: Path) -> None:
         for line in process.stdout:
             log.write(line)
             log.flush()
-            # Ray puts a colour and the actor's name before a line, each of them matched once
+            # twice: the name stands at the line's beginning only when the colour is gone
             plain = _RAY_PREFIX.sub("", _RAY_PREFIX.sub("", line)).rstrip()
             tail.append(plain)
             match = _STEP.match(plain)
@@ -140,6 +143,7 @@ def _report_base(output: Path) -> None:
     (trained,) = load_results([first], DEFAULTS.summary)
     settings = trained.metrics["settings"]
     config = EvaluationConfig(settings["n_bins"], Missing(settings["missing"]))
+    # The same questions and sampling; nothing had been trained yet.
     run = {**trained.metrics["run"], "method": "none"}
     write_training_report(base, config, step=0, name=BASE, run=run)
 
@@ -161,15 +165,17 @@ def _draw(results: Sequence[Result], output: Path) -> None:
     for readout in PLOTTED:
         having = [result for result in results if readout in result.columns.present()]
         if len(having) < len(results):
-            continue
+            continue  # a diagram without one of the runs would not be the comparison it claims
         label = READOUTS[readout]
+        settings = having[0].metrics["settings"]
+        series = {}
+        for result in having:
+            columns = result.columns
+            series[result.folder.name] = (columns.readouts[readout], columns.correct)
         compare_reliability(
-            {
-                result.folder.name: (result.columns.readouts[readout], result.columns.correct)
-                for result in having
-            },
+            series,
             output / f"reliability_{readout}.png",
-            n_bins=having[0].metrics["settings"]["n_bins"],
+            n_bins=settings["n_bins"],
             title=f"{label} on held-out questions",
             readout=label,
         )

@@ -32,6 +32,7 @@ CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
 PLOTS = "plots"
 
+# Six digits, so that a listing is in the order of the steps; more are read all the same.
 _STEP_FILE = re.compile(r"step_(\d+)\.jsonl")
 
 
@@ -44,6 +45,7 @@ def step_files(folder: Path) -> dict[int, Path]:
     """Step -> file of all step files in a folder, by step; empty where there is no such folder."""
     found: dict[int, Path] = {}
     for path in folder.glob("step_*.jsonl"):
+        # a pattern of `glob` can't ask for digits alone
         match = _STEP_FILE.fullmatch(path.name)
         if match is not None:
             found[int(match[1])] = path

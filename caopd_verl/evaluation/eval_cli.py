@@ -19,6 +19,7 @@ DESCRIPTION = f"""Responses from a file (--responses), an OpenAI-compatible endp
 it stopped."""
 SUMMARY_NAMES = {"seed": "bootstrap_seed"}  # `--seed` is the sampling's
 FROM_ONE = ("samples", "max_tokens", "concurrency", "max_attempts", "batch_size")
+# Arguments of the tokenizer's method, which `encode_prompt` gives itself.
 OF_THE_TEMPLATE = ("tokenize", "add_generation_prompt", "conversation")
 
 
@@ -77,6 +78,7 @@ class EvalCommand:
         metrics = evaluate(request)
         print(summary_text(metrics))
         print(f"\nwritten to {args.output}: {ROWS}, {METRICS}")
+        # Exit code 3 where something is missing, so that a script notices.
         lost = metrics["counts"]
         return not (lost["failed"] or lost["unusable"] or lost["not_asked"])
 
@@ -99,6 +101,7 @@ def examples_of(args: argparse.Namespace) -> list[Example] | None:
         ConfigError: options that do not go together. DataError: a row that can't be used.
     """
     if args.task is None:
+        # finished responses may bring their own gold answers: no task is no error by itself
         if args.data is not None:
             raise ConfigError(
                 "a data file without a task", where="--data", fix="name the task with --task"
@@ -108,6 +111,7 @@ def examples_of(args: argparse.Namespace) -> list[Example] | None:
         raise ConfigError(
             f"the task {args.task} is generated", where="--limit", expected="a number of questions"
         )
+    # Loaders refuse options that they don't have, so each gets its own alone.
     options: dict[str, Any] = {}
     if args.task in ("jsonl", "toolalpaca") and args.verifier:
         options["verifier"] = args.verifier

@@ -89,6 +89,7 @@ def json_object(text: str, *, where: str) -> dict[str, Any]:
 
 def _kinds(defaults: Any) -> dict[str, Any]:
     """Field -> its type, without `| None` and without what a container holds."""
+    # annotations are text under `from __future__ import annotations`
     hints = get_type_hints(type(defaults))
     kinds: dict[str, Any] = {}
     for item in fields(defaults):
@@ -104,6 +105,7 @@ def _kinds(defaults: Any) -> dict[str, Any]:
 def _keywords(kind: Any, default: Any) -> dict[str, Any]:
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction, "default": default}
+    # JSON is read later: argparse catches ValueError, and would put its own message for ours
     if kind is dict:
         return {"metavar": "JSON", "default": json.dumps(default)}
     if get_origin(kind) is Literal:

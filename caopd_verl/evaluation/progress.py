@@ -15,6 +15,7 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, *, shown: bool):
+        # of the `eval` extra; `run` must be importable without it, for `caopd --help`
         from tqdm import tqdm
 
         self.correct = self.finished = self.failed = 0

@@ -17,6 +17,7 @@ from caopd_verl.evaluation.settings import DEFAULTS
 from caopd_verl.run_files import JOURNAL, PLOTS, REPORT
 
 FOLDERS = "folders of caopd eval runs or training runs"
+# The readouts that every model can have: the others need several samples, or a local checkpoint.
 COMPARED_READOUTS = ("stated", "expected")
 
 
@@ -49,8 +50,8 @@ class CompareCommand:
     @staticmethod
     def run(args: argparse.Namespace) -> bool:
         """Prints the differences; returns True."""
-        from caopd_verl.evaluation.intervals.compare import compare
         from caopd_verl.evaluation.metrics.columns import load_columns
+        from caopd_verl.evaluation.metrics.summary import compare_columns
         from caopd_verl.evaluation.report.console import comparison_text
         from caopd_verl.evaluation.rows.store import write_json
 
@@ -66,20 +67,15 @@ class CompareCommand:
                 )
             others = [first]
         old = load_columns(first).column(against)
+        old_name = f"{first} ({against})"
         written: dict[str, Any] = {}
         for other in others:
-            found = compare(
-                old,
-                load_columns(other).column(args.readout),
-                n_bins=settings.n_bins,
-                missing=settings.missing,
-                n_resamples=settings.n_resamples,
-                level=settings.level,
-                seed=settings.seed,
-            )
-            text = comparison_text(found, f"{first} ({against})", str(other), args.readout)
-            print(text, end="\n\n")
-            written[str(other)] = {name: d.as_dict() for name, d in found.metrics.items()}
+            new = load_columns(other).column(args.readout)
+            found = compare_columns(old, new, settings)
+            print(comparison_text(found, old_name, str(other), args.readout), end="\n\n")
+            written[str(other)] = {
+                metric: difference.as_dict() for metric, difference in found.metrics.items()
+            }
         if args.json is not None:
             write_json(args.json, {"old": str(first), "against": written})
         return True
@@ -123,13 +119,16 @@ class PlotCommand:
             raise ConfigError(
                 "there is nothing to draw", where="caopd plot", expected="results, or --training"
             )
-        sources = args.results if args.training is None else [*args.results, args.training]
+        sources = list(args.results)
+        if args.training is not None:
+            sources.append(args.training)
         output = _output(args.output, sources, PLOTS)
         formats = args.formats.split(",")
         if args.training is not None:
             _draw_training(args.training, args.panel, output, formats)
         results = load_results(args.results, DEFAULTS.summary)
         for result in results:
+            # the plots of several results have the same names
             folder = output / _file_name(result.name) if len(results) > 1 else output
             draw_result(result, folder, formats=formats)
         if len(results) > 1:
@@ -172,12 +171,10 @@ class ReportCommand:
         from caopd_verl.evaluation.rows.results import load_results
 
         settings = read_summary(args)
+        output = _output(args.output, args.results, REPORT)
+        results = load_results(args.results, settings)
         path = write_report(
-            load_results(args.results, settings),
-            _output(args.output, args.results, REPORT),
-            title=args.title,
-            n_examples=args.examples,
-            settings=settings,
+            results, output, title=args.title, n_examples=args.examples, settings=settings
         )
         megabytes = path.stat().st_size / 1e6
         print(f"written to {path} ({megabytes:.1f} MB)")
@@ -188,6 +185,7 @@ def _output(given: Path | None, sources: Sequence[Path], name: str) -> Path:
     """Where to write: as given, or under this name in the folder of all sources."""
     if given is not None:
         return given
+    # A run and its own journal are one place; anything else has no obvious home.
     folders = {source.parent if source.is_file() else source for source in sources}
     if len(folders) > 1:
         raise ConfigError(

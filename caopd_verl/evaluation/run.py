@@ -10,7 +10,7 @@ from typing import Any
 
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.metrics.columns import load_columns
-from caopd_verl.evaluation.metrics.summary import head_of, metrics_of_run
+from caopd_verl.evaluation.metrics.run_metrics import Outcome, head_of, metrics_of_run
 from caopd_verl.evaluation.progress import Progress
 from caopd_verl.evaluation.rows.row import Job, Row, jobs_of, make_row, prompt_hash
 from caopd_verl.evaluation.rows.store import OTHER_FOLDER, RowStore, read_settings, write_json
@@ -19,7 +19,9 @@ from caopd_verl.evaluation.sources import BACKENDS, load_backend
 from caopd_verl.run_files import FAILURES, METRICS
 from caopd_verl.types import Example
 
-_BATCH = 1000  # rows of a file that are judged between two writes
+# Rows of a file that are judged between two writes: a file may be larger than memory, and each
+# write waits for the disk.
+_BATCH = 1000
 _FROM_FILE = "responses"
 
 
@@ -47,21 +49,6 @@ class Request:
     local: Local = field(default_factory=lambda: DEFAULTS.local)
     summary: Summary = field(default_factory=lambda: DEFAULTS.summary)
     extra_body: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Outcome:
-    """What a source did, for `metrics.json`.
-
-    Attributes:
-        expected_rows: how many rows there ought to be.
-        unusable: lines of a file that are no rows.
-        last_run: what the last run that asked for anything says of itself.
-    """
-
-    expected_rows: int
-    unusable: int = 0
-    last_run: dict[str, Any] | None = None
 
 
 def evaluate(request: Request) -> dict[str, Any]:
@@ -100,7 +87,7 @@ def _judge_file(request: Request, path: Path, store: RowStore) -> Outcome:
     examples = None
     if request.examples is not None:
         examples = {example.id: example for example in request.examples}
-    outcome = Outcome(expected_rows=0)
+    outcome = Outcome(expected_rows=0)  # counted as the lines are read
     batch: list[Row] = []
     for item in read_responses(path, verifier=request.verifier, examples=examples):
         outcome.expected_rows += 1
@@ -114,10 +101,11 @@ def _judge_file(request: Request, path: Path, store: RowStore) -> Outcome:
             batch = []
     store.append(batch)
     if outcome.unusable == outcome.expected_rows:
+        failures = store.folder / FAILURES
         raise DataError(
             f"none of the {outcome.expected_rows} lines can be used",
             where=str(path),
-            fix=f"see {store.folder / FAILURES} for the reasons",
+            fix=f"see {failures} for the reasons",
         )
     return outcome
 
@@ -137,6 +125,7 @@ def _evaluate_endpoint(request: Request, url: str, jobs: list[Job]) -> dict[str,
         "extra_body": request.extra_body,
         **_expected(request.endpoint.top_logprobs > 0),
     }
+    # Made before the folder is touched: a bad address must leave nothing behind.
     client = ChatClient(
         url,
         request.model,
@@ -178,7 +167,7 @@ def _evaluate_local(request: Request, jobs: list[Job]) -> dict[str, Any]:
     with RowStore(request.output, settings, fresh=request.fresh) as store:
         left = _left(jobs, store)
         outcome = Outcome(len(jobs), last_run=_last_run(store.folder))
-        if left:
+        if left:  # loading a checkpoint takes minutes: not for a run that is complete already
             make_backend = load_backend(request.backend)
             backend = make_backend(request.model, sampling=request.sampling, local=request.local)
             done = len(jobs) - len(left)
@@ -252,6 +241,7 @@ def _finish(
     head = head_of(_name(request), settings)
     path = store.folder / METRICS
     if not store.done:
+        # Written all the same, for what the source says of its run: why everything was refused.
         n_rows = outcome.expected_rows
         counts = {"rows": n_rows, "finished": 0, "failed": n_rows}
         write_json(path, {**head, "counts": counts, "last_run": outcome.last_run})
@@ -265,10 +255,8 @@ def _finish(
         store.folder,
         head,
         request.summary,
+        outcome,
         compat=request.compat,
-        expected_rows=outcome.expected_rows,
-        unusable=outcome.unusable,
-        last_run=outcome.last_run,
         prices=(request.endpoint.price_in, request.endpoint.price_out),
     )
     if store.repaired_bytes:

@@ -8,6 +8,7 @@ evaluation reads a training run. The readout of the expected confidence is a swi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +20,7 @@ from caopd_verl.evaluation.readouts.decoding import Decoding
 from caopd_verl.evaluation.readouts.expected import expected_readouts
 from caopd_verl.evaluation.readouts.readout import Readout
 from caopd_verl.evaluation.rows.row import Generation, Job, Row, make_row
-from caopd_verl.types import RolloutGroup
+from caopd_verl.types import Rollout, RolloutGroup
 from caopd_verl.verl_ext.rollout import GroupRollouts
 
 NOT_ASKED = Readout(reason="not asked for (caopd.evaluation.expected=false)")
@@ -36,14 +37,9 @@ def rows_of(groups: Sequence[RolloutGroup], expected: Sequence[Readout] | None) 
     rows: list[Row] = []
     for group in groups:
         for sample, rollout in enumerate(group.rollouts):
-            generation = Generation(
-                rollout.text,
-                truncated=rollout.truncated,
-                n_prompt_tokens=len(group.prompt_ids),
-                n_tokens=len(rollout.token_ids),
-                expected=NOT_ASKED if expected is None else expected[len(rows)],
-                verdict=rollout.verdict,
-            )
+            generation = _generation(group, rollout)
+            if expected is not None:
+                generation = replace(generation, expected=expected[len(rows)])
             rows.append(make_row(Job(group.example, sample), generation))
     return rows
 
@@ -78,6 +74,7 @@ def flat_metrics(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, flo
 
     Undefined metrics are left out, never 0.
     """
+    # By the switch, not by what could be read: a readout that no response has is counted as that.
     readouts = ("stated", "expected", "expected_t1") if config.expected else ("stated",)
     flat: dict[str, float] = {}
     for source in sorted({row["source"] for row in rows}):
@@ -99,7 +96,7 @@ def flat_metrics(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, flo
 def run_settings(config: DictConfig) -> dict[str, Any]:
     """What a validation's rows depend on, for `metrics.json`; names as those of `caopd eval`."""
     task, rollout = config.caopd.task, config.actor_rollout_ref.rollout
-    decoding = rollout.val_kwargs
+    decoding = rollout.val_kwargs  # verl's name for how validation samples
     template = config.data.apply_chat_template_kwargs
     return {
         "source": "training",
@@ -113,6 +110,18 @@ def run_settings(config: DictConfig) -> dict[str, Any]:
         "max_tokens": config.data.max_response_length,
         "chat_template_kwargs": OmegaConf.to_container(template) if template else {},
     }
+
+
+def _generation(group: RolloutGroup, rollout: Rollout) -> Generation:
+    """A rollout as a backend of an evaluation would return it."""
+    return Generation(
+        rollout.text,
+        truncated=rollout.truncated,
+        n_prompt_tokens=len(group.prompt_ids),
+        n_tokens=len(rollout.token_ids),
+        expected=NOT_ASKED,
+        verdict=rollout.verdict,
+    )
 
 
 def _mean(rows: Sequence[Row], key: str) -> float:

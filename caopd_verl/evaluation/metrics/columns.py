@@ -23,7 +23,9 @@ COLUMNS = {
 }
 """Readout -> the key of a row that holds it. `self_consistency` has no key: it needs all rows."""
 
+Readouts = dict[str, list["float | None"]]
 SELF_CONSISTENCY = "self_consistency"
+# Not every row has them: endpoints may report no usage, and training knows no latency.
 _USAGE = ("n_prompt_tokens", "n_tokens", "latency_s")
 
 
@@ -48,9 +50,7 @@ class Columns:
     sources: list[str] = field(default_factory=list)
     correct: list[bool] = field(default_factory=list)
     answers: list[str | None] = field(default_factory=list)
-    readouts: dict[str, list[float | None]] = field(
-        default_factory=lambda: {name: [] for name in COLUMNS}
-    )
+    readouts: Readouts = field(default_factory=lambda: {name: [] for name in COLUMNS})
     reference: list[tuple[float, str]] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     usage: dict[str, list[float]] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Columns:
             )
         return Column(self.ids, self.readouts[readout], self.correct)
 
-    def present(self) -> dict[str, list[float | None]]:
+    def present(self) -> Readouts:
         """The readouts of which at least one row has a value, and `stated` always.
 
         Without `expected_t1` where it is the same as `expected`: at temperature 1 it has nothing
@@ -95,6 +95,7 @@ class Columns:
             raise DataError(
                 "the row has no verdict", where=f"row {row.get('id')!r}", expected="'correct'"
             )
+        # Keys other than `id` and `correct` may be absent: rows of older versions are read too.
         response = str(row.get("response", ""))
         self.ids.append(str(row["id"]))
         self.samples.append(int(row.get("sample", 0)))
@@ -125,8 +126,9 @@ class Columns:
     def _sort(self) -> None:
         keys = list(zip(self.ids, self.samples, strict=True))
         self.order = sorted(range(len(keys)), key=keys.__getitem__)
-        lists: list[list] = [self.ids, self.samples, self.sources, self.correct]
-        lists += [self.answers, self.reference, *self.readouts.values()]
+        lists: list[list] = [self.ids, self.samples, self.sources]
+        lists += [self.answers, self.correct, self.reference]
+        lists += self.readouts.values()
         for values in lists:
             values[:] = [values[place] for place in self.order]
 

@@ -1,89 +1,49 @@
-"""`metrics.json`: every figure of a run with n and interval, and a count of what became of each row.
+"""The figures of `metrics.json`: everything that follows from a run's rows, with n and interval.
 
-One shape for an evaluation and for a training run's last validation (which adds `step`). The
-readouts stand side by side: `stated` (the number in the text), `expected` (the mean of the model's
-distribution over the confidence tokens as decoding draws from it), `expected_t1` (the same at
-temperature 1, where that differs), and, where the rows allow, `p_true`, `self_consistency` and
+The readouts stand side by side: `stated` (the number in the text), `expected` (the mean of the
+model's distribution over the confidence tokens as decoding draws from it), `expected_t1` (the same
+at temperature 1, where that differs), and, where the rows allow, `p_true`, `self_consistency` and
 `answer_probability`. Each is measured under the policy for rows without a confidence, with the
 figures of the rows that have one beside it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from caopd_verl.config import Missing
 from caopd_verl.errors import ConfigError
+from caopd_verl.evaluation.intervals.compare import Column, Comparison, compare
 from caopd_verl.evaluation.intervals.estimates import Estimate, estimate_readouts
 from caopd_verl.evaluation.intervals.noise import noise_floor
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics, reliability_bins
 from caopd_verl.evaluation.metrics.columns import SELF_CONSISTENCY, Columns
 from caopd_verl.evaluation.metrics.posthoc import METHODS, fit, split_groups
 from caopd_verl.evaluation.metrics.reference_rule import compat_summary
-from caopd_verl.evaluation.rows.store import read_failures
 from caopd_verl.evaluation.settings import Summary
 
 POSTHOC_METRICS = ("ece", "ece_debiased", "brier", "nll", "ocg", "spr", "auroc")
-SHOWN_REASONS = 20  # of failed rows: an endpoint can refuse in thousands of wordings
 Readouts = Mapping[str, Sequence[float | None]]
 
 
-def head_of(name: str, run: Mapping[str, Any], *, step: int | None = None) -> dict[str, Any]:
-    """The head of `metrics.json`: what was measured.
-
-    Args:
-        name: for plots and reports.
-        run: the settings that the rows depend on.
-        step: of a training run's validation; None for an evaluation.
-    """
-    head: dict[str, Any] = {"caopd_verl": _version(), "name": name}
-    if step is not None:
-        head["step"] = step
-    return {**head, "run": dict(run)}
-
-
-def metrics_of_run(
-    columns: Columns,
-    folder: Path,
-    head: Mapping[str, Any],
-    settings: Summary,
-    *,
-    compat: bool = False,
-    expected_rows: int | None = None,
-    unusable: int = 0,
-    last_run: Mapping[str, Any] | None = None,
-    prices: tuple[float | None, float | None] = (None, None),
-) -> dict[str, Any]:
-    """All of `metrics.json`.
-
-    Args:
-        columns: the rows, at least one.
-        folder: of the run; its failures are counted.
-        head: from `head_of`.
-        settings: what the figures are computed with.
-        compat: also the figures as the paper's code counts them.
-        expected_rows: how many there ought to be; None: those that there are.
-        unusable: lines of a file that are no rows.
-        last_run: what the source says of its last run; None where it says nothing.
-        prices: US dollars for a million prompt tokens, and response tokens; None where unknown.
-    """
-    return {
-        **head,
-        "counts": _counts(columns, folder, expected_rows, unusable),
-        "usage": _usage(columns, *prices),
-        "last_run": last_run,
-        **_figures(columns, settings, compat=compat),
-    }
+def compare_columns(old: Column, new: Column, settings: Summary) -> Comparison:
+    """Two readouts of one or two runs, question by question. Raises as `intervals.compare`."""
+    return compare(
+        old,
+        new,
+        n_bins=settings.n_bins,
+        missing=settings.missing,
+        n_resamples=settings.n_resamples,
+        level=settings.level,
+        seed=settings.seed,
+    )
 
 
-def _figures(columns: Columns, settings: Summary, *, compat: bool) -> dict[str, Any]:
+def figures_of(columns: Columns, settings: Summary, *, compat: bool) -> dict[str, Any]:
     """Everything that follows from the rows alone."""
     readouts = columns.present()
     figures: dict[str, Any] = {
@@ -102,10 +62,12 @@ def _figures(columns: Columns, settings: Summary, *, compat: bool) -> dict[str, 
 
 
 def _readouts(columns: Columns, readouts: Readouts, settings: Summary) -> dict[str, Any]:
-    # Samples of one question are not independent: questions are resampled, where they have several.
-    groups = columns.ids if len(set(columns.ids)) < len(columns.ids) else None
+    # Samples of one question are not independent: where it has several, questions are resampled.
+    several = len(set(columns.ids)) < len(columns.ids)
+    groups = columns.ids if several else None
     n_bins, seed = settings.n_bins, settings.seed
     main = _estimates(readouts, columns.correct, groups, settings, missing=settings.missing)
+    # Beside the policy's figures: a policy that fills in numbers may flatter or slander a model.
     only = main
     if settings.missing != Missing.drop:
         only = _estimates(readouts, columns.correct, groups, settings, missing=Missing.drop)
@@ -114,12 +76,13 @@ def _readouts(columns: Columns, readouts: Readouts, settings: Summary) -> dict[s
         floor = noise_floor(
             values, n_bins=n_bins, groups=groups, n_simulations=settings.n_simulations, seed=seed
         )
-        bins = reliability_bins(values, columns.correct, n_bins=n_bins)
+        cells = reliability_bins(values, columns.correct, n_bins=n_bins)
+        bins = [asdict(cell) for cell in cells]
         figures[name] = {
             "metrics": _as_dicts(main[name]),
             "parsed_only": _as_dicts(only[name]),
             "noise_floor": None if floor is None else floor.as_dict(),
-            "bins": [asdict(cell) for cell in bins],
+            "bins": bins,
         }
     return figures
 
@@ -144,60 +107,18 @@ def _estimates(
     )
 
 
-def _counts(
-    columns: Columns, folder: Path, expected_rows: int | None, unusable: int
-) -> dict[str, Any]:
-    """What became of every row: finished, failed (and why), unusable, not yet asked for."""
-    finished = set(zip(columns.ids, columns.samples, strict=True))
-    last_error = {}
-    for failure in read_failures(folder):
-        if "id" in failure:  # a line of a file that is no row has none
-            last_error[failure["id"], failure.get("sample")] = str(failure.get("error"))
-    failed = Counter(error for key, error in last_error.items() if key not in finished)
-    n_failed = sum(failed.values())
-    accounted = len(finished) + n_failed + unusable
-    total = len(finished) + unusable if expected_rows is None else expected_rows
-    counts = {
-        "rows": total,
-        "finished": len(finished),
-        "failed": n_failed,
-        "unusable": unusable,
-        "not_asked": max(0, total - accounted),
-        "why_failed": dict(failed.most_common(SHOWN_REASONS)),
-    }
-    for what, counter in columns.counts.items():
-        counts[f"by_{what}"] = dict(counter.most_common())
-    return counts
-
-
-def _usage(columns: Columns, price_in: float | None, price_out: float | None) -> dict[str, Any]:
-    """Tokens, latency and cost of the finished rows, and of how many rows they are known."""
-    prompt = columns.usage.get("n_prompt_tokens", [])
-    response = columns.usage.get("n_tokens", [])
-    latency = columns.usage.get("latency_s", [])
-    told = min(len(prompt), len(response))
-    cost = None
-    if price_in is not None and price_out is not None and told == len(columns.ids):
-        cost = (sum(prompt) * price_in + sum(response) * price_out) / 1e6
-    return {
-        "prompt_tokens": int(sum(prompt)) if prompt else None,
-        "response_tokens": int(sum(response)) if response else None,
-        "rows_with_usage": told,
-        "cost_usd": cost,
-        "latency_s_median": float(np.median(latency)) if latency else None,
-        "latency_s_p95": float(np.quantile(latency, 0.95)) if latency else None,
-    }
-
-
 def _posthoc(columns: Columns, settings: Summary) -> dict[str, Any]:
     """Raw and scaled stated confidence on the questions that the scaling was not fitted on."""
     in_fit = split_groups(columns.ids, fraction=settings.posthoc_fraction, seed=settings.seed)
+    # Split by question, so that no question is on both sides. Of the stated confidence alone: it
+    # is the readout that every model has.
     values = columns.readouts["stated"]
     parsed = np.array([value is not None for value in values])
     scores = np.array([0.0 if value is None else value for value in values])
     correct = np.array(columns.correct)
     train, test = parsed & in_fit, parsed & ~in_fit
-    out: dict[str, Any] = {"n_fit": int(train.sum()), "n_test": int(test.sum()), "methods": {}}
+    n_fit, n_test = int(train.sum()), int(test.sum())
+    out: dict[str, Any] = {"n_fit": n_fit, "n_test": n_test, "methods": {}}
     if not test.any():
         return {**out, "reason": "no rows with a confidence are left to test on"}
     scaled: dict[str, list[float]] = {"raw": scores[test].tolist()}
@@ -208,7 +129,8 @@ def _posthoc(columns: Columns, settings: Summary) -> dict[str, Any]:
             out["methods"][method] = {"reason": error.what}
             continue
         scaled[method] = calibrate(scores[test]).tolist()
-    groups = [question for question, used in zip(columns.ids, test, strict=True) if used]
+    places = np.flatnonzero(test)
+    groups = [columns.ids[place] for place in places]
     outcomes = correct[test].tolist()
     estimates = _estimates(scaled, outcomes, groups, settings, missing=Missing.drop)
     for scaling, figures in estimates.items():
@@ -222,16 +144,16 @@ def _by_source(columns: Columns, readouts: Readouts, settings: Summary) -> dict[
     sources = sorted(set(columns.sources))
     if len(sources) < 2:
         return {}
-    out: dict[str, dict[str, Any]] = {}
+    n_bins, missing = settings.n_bins, settings.missing
+    out: dict[str, Any] = {}
     for source in sources:
         places = [place for place, own in enumerate(columns.sources) if own == source]
         correct = [columns.correct[place] for place in places]
-        out[source] = {}
+        figures = {}
         for name, values in readouts.items():
             own = [values[place] for place in places]
-            out[source][name] = calibration_metrics(
-                own, correct, n_bins=settings.n_bins, missing=settings.missing
-            )
+            figures[name] = calibration_metrics(own, correct, n_bins=n_bins, missing=missing)
+        out[source] = figures
     return out
 
 
@@ -251,10 +173,3 @@ def _absent(columns: Columns, readouts: Readouts) -> dict[str, str]:
 
 def _as_dicts(figures: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: figure.as_dict() for name, figure in figures.items()}
-
-
-def _version() -> str | None:
-    try:
-        return version("caopd-verl")
-    except PackageNotFoundError:  # a checkout that was never installed
-        return None

@@ -28,8 +28,12 @@ SHOWN = {
 }
 """Metric -> its label, in the order of the tables."""
 
-SIGNED = ("ocg",)
+# Three decimals everywhere: at 1,000 rows an interval is about 0.06 wide, further digits are noise.
+SIGNED = ("ocg",)  # whose sign says over- or underconfident
 UNDEFINED = "undefined"
+IF_CALIBRATED = (
+    "'if calibrated': ECE of a perfectly calibrated model here, mean and 95th percentile"
+)
 _LABEL = 26  # characters of a table's first column
 _CELL = 28
 
@@ -45,11 +49,8 @@ def number(figure: Mapping[str, Any], metric: str) -> str:
     """`0.123 [0.100, 0.150]`, or `undefined`."""
     if figure["value"] is None:
         return UNDEFINED
-    sign = "+" if metric in SIGNED else ""
-    text = f"{figure['value']:{sign}.3f}"
-    if figure["low"] is not None:
-        text += f" [{figure['low']:{sign}.3f}, {figure['high']:{sign}.3f}]"
-    return text
+    form = "+.3f" if metric in SIGNED else ".3f"
+    return _with_interval(figure["value"], figure["low"], figure["high"], form)
 
 
 def plain(value: float | None) -> str:
@@ -61,22 +62,18 @@ def difference_text(found: Difference) -> str:
     """`+0.012 [-0.010, +0.034]`, or `undefined`."""
     if found.difference is None:
         return UNDEFINED
-    text = f"{found.difference:+.3f}"
-    if found.low is not None:
-        text += f" [{found.low:+.3f}, {found.high:+.3f}]"
-    return text
+    return _with_interval(found.difference, found.low, found.high, "+.3f")
 
 
 def summary_text(metrics: Mapping[str, Any]) -> str:
     """Counts, a table with a column for each readout, then noise floors and reasons."""
     settings, readouts = metrics["settings"], metrics["readouts"]
     lines = [counts_text(metrics["counts"]), "", *_table(readouts), ""]
-    lines.append(
-        f"{settings['level']:.0%} bootstrap over {metrics['n_questions']} questions; "
-        f"rows without a confidence: {settings['missing']}; 'if calibrated': ECE of a perfectly "
-        "calibrated model here, mean and 95th percentile"
-    )
-    lines += [f"no {name}: {reason}" for name, reason in metrics["absent"].items()]
+    bootstrap = f"{settings['level']:.0%} bootstrap over {metrics['n_questions']} questions"
+    without = f"rows without a confidence: {settings['missing']}"
+    lines.append(f"{bootstrap}; {without}; {IF_CALIBRATED}")
+    for name, reason in metrics["absent"].items():
+        lines.append(f"no {name}: {reason}")
     stated = readouts["stated"]["metrics"]
     for metric in ("ece", "spr"):
         if stated[metric]["value"] is None:
@@ -105,15 +102,14 @@ def counts_text(counts: Mapping[str, Any]) -> str:
 
 def comparison_text(comparison: Comparison, old: str, new: str, readout: str) -> str:
     """The paired differences as a table."""
-    head = (
-        f"{new} against {old}, {readout} confidence, {comparison.n_questions} common questions"
-        f"{_left_out(comparison)}"
-    )
-    lines = [head, f"{'':{_LABEL}}{'old':>10}{'new':>10}{'difference':>{_CELL}}   verdict"]
+    common = f"{comparison.n_questions} common questions{_left_out(comparison)}"
+    lines = [f"{new} against {old}, {readout} confidence, {common}"]
+    lines.append(_difference_line("", "old", "new", "difference", "verdict"))
     for metric, found in comparison.metrics.items():
-        figures = f"{plain(found.old):>10}{plain(found.new):>10}"
-        line = f"{label_of(metric):{_LABEL}}{figures}{difference_text(found):>{_CELL}}"
-        lines.append(f"{line}   {found.verdict}" if found.difference is not None else line)
+        old_figure, new_figure = plain(found.old), plain(found.new)
+        difference, verdict = difference_text(found), found.verdict or ""
+        label = label_of(metric)
+        lines.append(_difference_line(label, old_figure, new_figure, difference, verdict))
     return "\n".join(lines)
 
 
@@ -122,7 +118,7 @@ def compat_text(values: Mapping[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            continue  # counts of how its parser read the responses
+            continue  # counts of how its parser read the responses: too many for a line
         shown = f"{value:.4f}" if isinstance(value, float) else value
         parts.append(f"{name} {shown}")
     return ", ".join(parts)
@@ -138,8 +134,22 @@ def _table(readouts: Mapping[str, Any]) -> Iterator[str]:
         figures = [readout["metrics"][metric] for readout in readouts.values()]
         yield line(label, [number(figure, metric) for figure in figures])
         if metric == "ece":
+            # An ECE can't be read without it: chance alone makes one of 0.12 at 68 rows.
             floors = [_floor(readout["noise_floor"]) for readout in readouts.values()]
             yield line("  if calibrated", floors)
+
+
+def _difference_line(label: str, old: str, new: str, difference: str, verdict: str) -> str:
+    line = f"{label:{_LABEL}}{old:>10}{new:>10}{difference:>{_CELL}}"
+    return f"{line}   {verdict}" if verdict else line
+
+
+def _with_interval(value: float, low: float | None, high: float | None, form: str) -> str:
+    """`0.123 [0.100, 0.150]`; the value alone where there is no interval."""
+    text = f"{value:{form}}"
+    if low is not None:
+        text += f" [{low:{form}}, {high:{form}}]"
+    return text
 
 
 def _left_out(comparison: Comparison) -> str:
@@ -149,4 +159,6 @@ def _left_out(comparison: Comparison) -> str:
 
 
 def _floor(floor: Mapping[str, Any] | None) -> str:
-    return "" if floor is None else f"{floor['mean']:.3f}, p95 {floor['p95']:.3f}"
+    if floor is None:
+        return ""
+    return f"{floor['mean']:.3f}, p95 {floor['p95']:.3f}"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.intervals.compare import Comparison, compare
-from caopd_verl.evaluation.metrics.summary import POSTHOC_METRICS
+from caopd_verl.evaluation.intervals.compare import Comparison
+from caopd_verl.evaluation.metrics.summary import POSTHOC_METRICS, compare_columns
 from caopd_verl.evaluation.plots.draw import draw_comparison, draw_result
 from caopd_verl.evaluation.report.console import (
     SHOWN,
@@ -35,6 +35,7 @@ TEMPLATE = "report.html.j2"
 OVERVIEW = ("acc", "mean_conf", "ocg", "ece", "brier", "spr", "auroc", "format_adherence")
 OVERVIEW_READOUTS = ("stated", "expected")
 PARSED_ONLY = ("ocg", "ece", "brier", "spr", "auroc")
+# What is shown in full, below the one line that holds the other fields.
 EXAMPLE_TEXTS = ("prompt", "response")
 SAMPLE_TEXTS = ("prompt", "response", "revised", "teacher_prompt")
 
@@ -77,6 +78,7 @@ def write_report(
 def _template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    # StrictUndefined: a misspelt name in the template is an error, not an empty cell
     assets = files("caopd_verl") / "assets"
     environment = Environment(
         loader=FileSystemLoader(str(assets)),
@@ -94,33 +96,40 @@ def _drawn(
     results: Sequence[Result], n_examples: int
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """A section for each result, and the plots over several of them."""
+    # matplotlib draws into files; the page holds what is in them
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sections = []
         for place, result in enumerate(results):
             sections.append(_section(result, folder / str(place), n_examples))
-        overview = list(_overview(results, folder / "all")) if len(results) > 1 else []
+        overview = []
+        if len(results) > 1:
+            overview = list(_overview(results, folder / "all"))
     return sections, overview
 
 
 def _section(result: Result, folder: Path, n_examples: int) -> dict[str, Any]:
     metrics = result.metrics
-    return {
+    sampled = training_samples(result.folder, n=n_examples)
+    section: dict[str, Any] = {
         "name": result.name,
         "metrics": metrics,
         "counts": counts_text(metrics["counts"]),
-        "cells": {metric: _cells(metrics["readouts"], metric) for metric in SHOWN},
         "plots": _plots(result, folder),
         "posthoc": list(_posthoc(metrics["posthoc"])),
-        "compat": compat_text(metrics["compat"]) if "compat" in metrics else None,
-        "examples": _examples(result, n_examples),
-        "samples": [_sample(row) for row in training_samples(result.folder, n=n_examples)],
     }
+    section["cells"] = {metric: _cells(metrics["readouts"], metric) for metric in SHOWN}
+    section["compat"] = compat_text(metrics["compat"]) if "compat" in metrics else None
+    section["examples"] = _examples(result, n_examples)
+    section["samples"] = [_sample(row) for row in sampled]
+    return section
 
 
 def _examples(result: Result, n_examples: int) -> dict[str, list[dict[str, Any]]]:
-    kinds = examples(result.rows, n=n_examples)
-    return {kind: [_example(row) for row in rows] for kind, rows in kinds.items()}
+    shown = {}
+    for kind, rows in examples(result.rows, n=n_examples).items():
+        shown[kind] = [_example(row) for row in rows]
+    return shown
 
 
 def _example(row: Row) -> dict[str, Any]:
@@ -149,8 +158,10 @@ def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]
 
 
 def _cells(readouts: Mapping[str, Any], metric: str) -> dict[str, str]:
-    figures = {name: readout["metrics"][metric] for name, readout in readouts.items()}
-    return {name: number(figure, metric) for name, figure in figures.items()}
+    cells = {}
+    for name, readout in readouts.items():
+        cells[name] = number(readout["metrics"][metric], metric)
+    return cells
 
 
 def _plots(result: Result, folder: Path) -> dict[str, str]:
@@ -164,7 +175,7 @@ def _plots(result: Result, folder: Path) -> dict[str, str]:
 
 def _posthoc(posthoc: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for method, figures in posthoc["methods"].items():
-        if "reason" in figures:
+        if "reason" in figures:  # it could not be fitted
             yield {"method": method, "reason": figures["reason"], "cells": []}
         else:
             cells = [number(figure, metric) for metric, figure in figures.items()]
@@ -186,13 +197,9 @@ def _models_table(results: Sequence[Result]) -> list[dict[str, Any]]:
             if readout not in result.metrics["readouts"]:
                 continue
             figures = result.metrics["readouts"][readout]["metrics"]
-            row = {
-                "name": result.name,
-                "readout": readout,
-                "n": result.metrics["n_rows"],
-                "cells": {metric: number(figures[metric], metric) for metric in OVERVIEW},
-            }
-            rows.append(row)
+            cells = {metric: number(figures[metric], metric) for metric in OVERVIEW}
+            row = {"name": result.name, "readout": readout, "n": result.metrics["n_rows"]}
+            rows.append({**row, "cells": cells})
     return rows
 
 
@@ -209,18 +216,13 @@ def _comparisons(results: Sequence[Result], settings: Summary) -> Iterator[dict[
 def _comparison(
     old: Result, old_readout: str, new: Result, new_readout: str, settings: Summary
 ) -> dict[str, Any]:
+    # A page may hold results of several tasks: no error, as it is for `caopd compare`.
     if not set(old.columns.ids) & set(new.columns.ids):
         title = f"{new.name} and {old.name} have no question in common"
         return {"title": title, "rows": []}
-    found = compare(
-        old.columns.column(old_readout),
-        new.columns.column(new_readout),
-        n_bins=settings.n_bins,
-        missing=settings.missing,
-        n_resamples=settings.n_resamples,
-        level=settings.level,
-        seed=settings.seed,
-    )
+    old_column = old.columns.column(old_readout)
+    new_column = new.columns.column(new_readout)
+    found = compare_columns(old_column, new_column, settings)
     title = f"{new.name}, {new_readout}, against {old.name}, {old_readout}"
     return {
         "title": f"{title} ({found.n_questions} common questions)",

@@ -13,7 +13,7 @@ from typing import Any
 
 from caopd_verl.config import EvaluationConfig
 from caopd_verl.evaluation.metrics.columns import load_columns
-from caopd_verl.evaluation.metrics.summary import head_of, metrics_of_run
+from caopd_verl.evaluation.metrics.run_metrics import head_of, metrics_of_run
 from caopd_verl.evaluation.plots.draw import READOUTS
 from caopd_verl.evaluation.plots.reliability import confidence_histogram, reliability_diagram
 from caopd_verl.evaluation.report.page import write_report
@@ -22,6 +22,7 @@ from caopd_verl.evaluation.rows.store import write_json
 from caopd_verl.evaluation.settings import DEFAULTS, Summary
 from caopd_verl.run_files import METRICS, REPORT, VALIDATION, step_file
 
+# As pictures, to be looked at while other runs go on; the page has these and the others.
 PLOTTED = ("stated", "expected")
 N_EXAMPLES = 10  # rows of each kind on the page
 
@@ -41,6 +42,7 @@ def write_training_report(
     Raises:
         DataError: the validation's rows are not there, or broken.
     """
+    # From disk, as every later reader of the run: what they will see is what is reported.
     rows = folder / VALIDATION / step_file(step)
     columns = load_columns(rows)
     settings = replace(DEFAULTS.summary, n_bins=config.n_bins, missing=config.missing)

@@ -13,13 +13,14 @@ from caopd_verl.data.json_rows import read_json_lines
 from caopd_verl.errors import DataError
 from caopd_verl.evaluation.intervals.estimates import Estimate
 from caopd_verl.evaluation.metrics.columns import Columns, load_columns
-from caopd_verl.evaluation.metrics.summary import head_of, metrics_of_run
+from caopd_verl.evaluation.metrics.run_metrics import head_of, metrics_of_run
 from caopd_verl.evaluation.rows.row import Row
 from caopd_verl.evaluation.rows.store import iter_rows, read_settings, rows_path
 from caopd_verl.evaluation.settings import Summary
 from caopd_verl.run_files import METRICS, SAMPLES, VALIDATION, step_files
 
 MAX_TEXT = 3000  # characters of a prompt or response that a page shows
+# Responses of reasoning models have tens of thousands of characters, and a page shows dozens.
 LONG_TEXTS = ("prompt", "response", "revised", "teacher_prompt")
 
 
@@ -74,6 +75,7 @@ def run_name(folder: Path) -> str:
         DataError: its `metrics.json` is no JSON.
     """
     folder_name = folder.resolve().name
+    # A checkpoint's name is its path or its hub id: the last part is what tells runs apart.
     name = Path(str(_written_metrics(folder).get("name") or folder_name)).name
     return name or folder_name
 
@@ -84,9 +86,12 @@ def _load(folder: Path, settings: Summary) -> Result:
     name = run_name(folder)
     step = _step_of(rows)
     metrics = _written_metrics(folder)
-    about_these_rows = metrics.get("n_rows") == len(columns.ids) and metrics.get("step") == step
-    if not about_these_rows:
+    of_as_many_rows = metrics.get("n_rows") == len(columns.ids)
+    of_this_step = metrics.get("step") == step
+    if not (of_as_many_rows and of_this_step):
         run = metrics.get("run") or read_settings(folder)
+        # `run.json` of a training run names its settings by config keys; good enough until the
+        # run has written its own report.
         head = head_of(name, run, step=step)
         metrics = metrics_of_run(columns, folder, head, settings)
     return Result(name, folder, rows, columns, metrics)
@@ -96,8 +101,10 @@ def _step_of(rows: Path) -> int | None:
     """The training step of a validation's rows; None for an evaluation's."""
     if rows.parent.name != VALIDATION:
         return None
-    steps = step_files(rows.parent)
-    return next((step for step, path in steps.items() if path == rows), None)
+    for step, path in step_files(rows.parent).items():
+        if path == rows:
+            return step
+    return None
 
 
 def _written_metrics(folder: Path) -> dict[str, Any]:
@@ -129,6 +136,7 @@ class _Extreme:
 
     def offer(self, key: float, place: int, row: Row) -> None:
         """Of rows with equal keys the one that comes first in the file stays."""
+        # A heap: its first entry is the smallest of those kept, the one to give way.
         full = len(self.kept) == self.n
         if full and (not self.n or (key, -place) <= self.kept[0][:2]):
             return
@@ -194,5 +202,6 @@ def _shortened(row: dict[str, Any]) -> dict[str, Any]:
         if isinstance(text, str) and len(text) > MAX_TEXT:
             half = MAX_TEXT // 2
             cut = f"[... {len(text) - MAX_TEXT:,} characters ...]"
-            out[key] = f"{text[:half]}\n{cut}\n{text[-half:]}"
+            head, tail = text[:half], text[-half:]
+            out[key] = f"{head}\n{cut}\n{tail}"
     return out

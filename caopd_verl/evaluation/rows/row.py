@@ -9,13 +9,14 @@
 | `response`, `gold`, `answer` | the response's text, the gold answer, the answer as read from it |
 | `correct`, `reason` | the verdict; `correct`, `wrong`, `no_answer` or `malformed` |
 | `confidence` | the stated confidence in [0, 1], or null |
-| `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), and from what line |
+| `confidence_status`, `confidence_text` | how it was parsed (`core.confidence`), from what line |
 | `expected_confidence` | mean over the confidence strings as decoding draws them, or null |
 | `expected_t1_confidence` | the same at temperature 1 |
 | `expected_mass` | the probability of those strings together |
 | `expected_kind`, `expected_reason` | `exact` or `approximate`; why there is none |
-| `p_true`, `p_true_mass`, `p_true_reason` | P(True), the probability of both words, why there is none |
-| `answer_probability` | the model's probability of the answer's tokens, where log-probs were given |
+| `p_true`, `p_true_mass` | P(True), and the probability of both words together |
+| `p_true_reason` | why there is none |
+| `answer_probability` | the model's probability of the answer's tokens, from their log-probs |
 | `truncated` | true where the response ended at the limit on its length |
 | `n_prompt_tokens`, `n_tokens` | of the prompt with its chat template, and of the response |
 | `latency_s`, `attempts` | of the generation |
@@ -102,6 +103,7 @@ def make_row(job: Job, generation: Generation) -> Row:
 
     The only place that makes a row. Raises `ConfigError` where the verifier's name is unknown.
     """
+    # Judged as it is stored, so that judging the file again gives the same verdicts.
     example, text = job.example, _storable(generation.text)
     verdict = generation.verdict
     if verdict is None:
@@ -176,6 +178,8 @@ def _probability_in_tokens(
     if start < 0:
         return None
     stop = start + len(answer)
+    # A token counts if any character of it belongs to the answer: tokens may join a blank or a
+    # tag with the answer's first character.
     position, total = 0, 0.0
     for token, log_prob in tokens:
         if position < stop and position + len(token) > start:

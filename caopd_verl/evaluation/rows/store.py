@@ -63,7 +63,7 @@ class RowStore:
         self._lock = _acquire(self.folder)
         try:
             self._open()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: `__exit__` is not called where `__enter__` raises
             self.__exit__()
             raise
         return self
@@ -89,6 +89,7 @@ class RowStore:
     def _open(self) -> None:
         rows, failures = self.folder / ROWS, self.folder / FAILURES
         if self.fresh:
+            # not `metrics.json`, which is replaced when the new rows are there
             for path in (rows, failures, self.folder / SETTINGS):
                 path.unlink(missing_ok=True)
         self._check_settings()
@@ -136,16 +137,18 @@ def rows_path(folder: str | Path) -> Path:
     path = Path(folder)
     if path.is_file():
         return path
+    # An evaluation writes into no training run's folder: their `run.json` differ.
     if (path / ROWS).exists():
         return path / ROWS
     validations = step_files(path / VALIDATION)
     if validations:
         return validations[max(validations)]
+    example = f"{VALIDATION}/{step_file(50)}"
+    no_folder = "" if path.is_dir() else ", nor such a folder"
     raise DataError(
-        "there are no evaluated rows" + ("" if path.is_dir() else ", nor such a folder"),
+        f"there are no evaluated rows{no_folder}",
         where=str(path),
-        expected=f"{ROWS} of a caopd eval run, or {VALIDATION}/{step_file(50)} (any step) "
-        "of a training run",
+        expected=f"{ROWS} of a caopd eval run, or {example} (any step) of a training run",
     )
 
 
@@ -270,11 +273,13 @@ def _append(file: BinaryIO, rows: Iterable[Mapping[str, Any]]) -> None:
     data = _lines(rows)
     if data:
         file.write(data)
+        # A row that was paid for must outlive a crash of the machine, not only of the process.
         file.flush()
         os.fsync(file.fileno())
 
 
 def _acquire(folder: Path) -> Any:
+    # of the `eval` extra: reading a run needs no lock
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK)
