@@ -69,6 +69,8 @@ def test_the_running_estimate_remembers_each_prompt_over_the_epochs():
     second = rule.target("a", [False, True])
     assert second.p_hat == pytest.approx(0.75 * 1.0 + 0.25 * 0.5)
     assert second.per_rollout == (second.p_hat,) * 2
+    third = rule.target("a", [False, False])  # of the estimate, not of the last epoch alone
+    assert third.p_hat == pytest.approx(0.75 * 0.875)
     assert second.successes == 1  # of this step
 
 
