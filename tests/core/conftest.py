@@ -131,6 +131,22 @@ def build_crossing():
     return wrap(tokenizer)
 
 
+def build_byte_crossing():
+    """Bytes, and one merge: the last byte of an emoji, the newline behind it, and a `C`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelled = to_bytes.pre_tokenize_str("\U0001f642\nC")[0][0]
+    last_byte, newline, letter = spelled[-3:]
+    merges = [(last_byte, newline), (last_byte + newline, letter)]
+    pieces = [*pre_tokenizers.ByteLevel.alphabet(), *("".join(merge) for merge in merges)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = to_bytes
+    tokenizer.decoder = decoders.ByteLevel()
+    return wrap(tokenizer)
+
+
 def build_byte_fallback():
     """Characters outside of the vocabulary are bytes, each of which decodes to a character."""
     from tokenizers import Tokenizer, decoders, models
@@ -174,6 +190,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "wordpiece": lambda: build_wordpiece(keep_newlines=True),
     "bert": lambda: build_wordpiece(keep_newlines=False),
     "crossing": build_crossing,
+    "byte_crossing": build_byte_crossing,
     "byte_fallback": build_byte_fallback,
 }
 _BUILT: dict[str, Any] = {}

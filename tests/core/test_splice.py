@@ -72,6 +72,15 @@ def test_characters_of_several_tokens_right_before_the_segment(load_tokenizer, f
     assert decode(tokenizer, revision.token_ids) == body + "\nConfidence: 0.62"
 
 
+def test_no_half_character_is_kept(load_tokenizer):
+    """The label shares a token with an emoji's last byte, so the whole emoji is encoded anew."""
+    tokenizer = load_tokenizer("byte_crossing")
+    ids = sample(tokenizer, "so \U0001f642\nConfidence: 0.9")
+    revision = revise(tokenizer, ids)
+    assert revision.status == "reencoded" and revision.n_kept == len("so ")
+    assert decode(tokenizer, revision.token_ids) == "so \U0001f642\nConfidence: 0.62"
+
+
 @pytest.mark.parametrize("n_before", range(8))
 def test_half_characters_that_decode_to_more_text_do_not_mislead_the_cut(load_tokenizer, n_before):
     """An emoji's first three bytes are three characters of text; the fourth makes them one."""
