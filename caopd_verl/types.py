@@ -1,6 +1,7 @@
 """The values that travel between the layers. Plain frozen dataclasses, no torch, no verl.
 
-`Example` -> `RolloutGroup` of verified `Rollout`s -> one `Trajectory` for each sequence of the update.
+`Example` -> `RolloutGroup` of verified `Rollout`s -> one `Trajectory` for each sequence of the
+update.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Rows, readouts, metrics, intervals, plots and reports: without verl or Ray, files without torch."""
+"""Rows, readouts, metrics, intervals, plots, reports: without verl or Ray, files without torch."""

@@ -1,6 +1,7 @@
 """A chat-completions endpoint on 127.0.0.1 that answers additions, and misbehaves as it is told to.
 
-Faults are played per question: the first attempts get `faults[i]` in turn, then the answer comes. What was asked is
+Faults are played per question: the first attempts get `faults[i]` in turn, then the answer comes.
+What was asked is
 kept in `Stub.asked` (question and sample seed) and `Stub.served` (those that got an answer).
 
     python -m tests.eval_cli.stub --port 8123 --latency 0.2
@@ -41,7 +42,8 @@ class Stub(LocalServer):
     """Use as a context manager; `url` ends in `/v1`.
 
     Args:
-        faults: for the n-th attempt at a question (0, 1, ...), what goes wrong, or "ok"; a function of the question's
+        faults: for the n-th attempt at a question (0, 1, ...), what goes wrong, or "ok"; a function
+        of the question's
             number and attempt, or a list that every question goes through.
         latency: seconds before an answer.
         refuse_logprobs: largest `top_logprobs` that is accepted.
@@ -171,7 +173,9 @@ async def _send(writer: asyncio.StreamWriter, status: str, data: str, extra: str
 
 
 def addition(question: str, seed: int | None) -> str:
-    """A sum that is wrong in about a third of the cases, and a confidence that knows a little about it."""
+    """A sum that is wrong in about a third of the cases, and a confidence that knows a little about
+    it.
+    """
     match = re.match(r"(\d+)\+(\d+)", question)
     a, b = (int(n) for n in match.groups()) if match else (0, 0)
     digest = hashlib.sha256(f"{question}{seed}".encode()).digest()
@@ -181,7 +185,9 @@ def addition(question: str, seed: int | None) -> str:
 
 
 def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
-    """A chat completion in OpenAI's form, with log-probs for each character where they are asked for."""
+    """A chat completion in OpenAI's form, with log-probs for each character where they are asked
+    for.
+    """
     choice: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": text},

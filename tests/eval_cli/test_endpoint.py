@@ -1,4 +1,6 @@
-"""`caopd eval --endpoint` against a stub that misbehaves: nothing lost, nothing asked twice, no key anywhere."""
+"""`caopd eval --endpoint` against a stub that misbehaves: nothing lost, nothing asked twice, no key
+anywhere.
+"""
 
 import functools
 import json
@@ -255,7 +257,8 @@ def test_odd_responses_become_rows(tmp_path, text):
 
 def start(stub, output, *more):
     command = [sys.executable, "-m", "caopd_verl.cli", *arguments(stub, output, *more, limit=120)]
-    # Tests that run in a shell's background are started with SIGINT ignored, and would hand that on.
+    # Tests that run in a shell's background are started with SIGINT ignored, and would hand that
+    # on.
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard

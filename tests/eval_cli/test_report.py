@@ -1,4 +1,4 @@
-"""Plots and the report page; the page is opened in headless Chromium and its numbers are read back."""
+"""Plots and the report page, opened in headless Chromium; its numbers are read back."""
 
 import html
 import json
@@ -29,7 +29,8 @@ def results(tmp_path_factory):
             letter = "B" if rng.random() < c**power else "A"
             rows.append({
                 "id": i, "answer": "B", "prompt": f"Question {i}? {ATTACK if i == 0 else ''}",
-                "response": f"{ATTACK}<answer>{letter}</answer>" + (f"\nConfidence: {c:.2f}" if i % 20 else ""),
+                "response": f"{ATTACK}<answer>{letter}</answer>"
+                + (f"\nConfidence: {c:.2f}" if i % 20 else ""),
                 "expected_confidence": c, "expected_mass": 0.9, "expected_kind": "exact",
             })  # fmt: skip
         path = folder / f"{name}.jsonl"
@@ -82,7 +83,8 @@ def test_the_page_is_self_contained_and_escaped(page):
 
 def browser(folder):
     """Chromium without a screen, a profile of its own, and nothing that calls home."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    flags += " --disable-background-networking"
     return [
         CHROMIUM,
         *flags.split(),

@@ -274,7 +274,8 @@ BLOCK = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "verl", "ray", "vllm", "transformers", "omegaconf", "hydra"):
+        if name.split(".")[0] in ("torch", "verl", "ray", "vllm", "transformers", "omegaconf",
+        "hydra"):
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Block())
 from caopd_verl.cli import main
