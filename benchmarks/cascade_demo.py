@@ -1,96 +1,84 @@
-"""The demo's trained models on fresh questions, and as routers to a larger model (issue 3, the paper's Appendix F).
+"""The demo's trained models on fresh questions, and as routers to a larger model.
+
+The paper's Appendix F proposes such a cascade and leaves its validation open.
 
     python -m caopd_verl.assets.make_tiny_model --large --out outputs/large
-    python benchmarks/cascade_demo.py outputs/demo_seed0 outputs/demo_seed1 outputs/demo_seed2 \
+    python benchmarks/cascade_demo.py outputs/demo_seed0 outputs/demo_seed1 outputs/demo_seed2 \\
         --large outputs/large --output outputs/cascade
 
-Every model answers the same `--limit` questions of the test split, drawn with another seed than the demo's; a seed's
-rows become samples 0, 1, 2 of one result per recipe, so that intervals resample questions with the answers of all
-seeds. Prints `caopd route`'s table for SDPO's small models against CaOPD's, by each of the readouts.
+Every model answers the same `--limit` questions of the test split, drawn with another seed than the
+demo's. A seed's rows become samples 0, 1, 2 of one result per recipe, so that intervals resample
+questions with the answers of all seeds. Prints `caopd route`'s table for SDPO's small models
+against CaOPD's, by each of the readouts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 from caopd_verl import assets
 from caopd_verl.cli import main as caopd
 from caopd_verl.demo import BASE, RECIPES
+from caopd_verl.run_files import CHECKPOINTS, ROWS
 
-TASK_SEED = "1"
+TASK = ("--task", "arithmetic", "--task-seed", "1")
+# One thread: on a machine with other work, few are much faster than too many.
+LOCAL = ("--max-tokens", "24", "--threads", "1", "--batch-size", "250")
 COSTS = ("--cost-small", "1", "--cost-large", "10")
+READOUTS = ("stated", "expected", "expected_t1")
 
 
 def evaluate(model: Path, output: Path, name: str, *, limit: int, seed: int) -> None:
     """`caopd eval` of one checkpoint on the fresh questions."""
-    where = [
-        "--model",
-        str(model),
-        "--task",
-        "arithmetic",
-        "--task-seed",
-        TASK_SEED,
-        "--limit",
-        str(limit),
-    ]
-    more = [
-        "--max-tokens",
-        "24",
-        "--seed",
-        str(seed),
-        "--threads",
-        "1",
-        "--batch-size",
-        "250",
-        "--name",
-        name,
-    ]
-    if caopd(["eval", *where, *more, "--output", str(output), "--no-progress"]):
+    questions = [*TASK, "--limit", str(limit)]
+    sampling = [*LOCAL, "--seed", str(seed)]
+    where = ["--output", str(output), "--name", name, "--no-progress"]
+    if caopd(["eval", "--model", str(model), *questions, *sampling, *where]):
         raise SystemExit(f"the evaluation of {model} failed")
 
 
 def checkpoint(demo: Path, recipe: str) -> Path:
     """The last checkpoint of a demo's run, as plain transformers load it."""
-    found = sorted(
-        (demo / recipe / "checkpoints").glob("global_step_*"), key=lambda path: int(path.name[12:])
-    )
-    if not found:
+    steps = {}
+    for path in (demo / recipe / CHECKPOINTS).glob("global_step_*"):
+        steps[int(path.name.removeprefix("global_step_"))] = path
+    if not steps:
         raise SystemExit(f"{demo / recipe} holds no checkpoint: give the folders of finished demos")
-    return found[-1] / "actor" / "huggingface"
+    return steps[max(steps)] / "actor" / "huggingface"
 
 
-def pooled(parts: list[Path], output: Path, name: str) -> Path:
+def pooled(parts: Sequence[Path], output: Path, name: str) -> Path:
     """One result whose samples are the rows of the parts."""
-    rows = [
-        {**json.loads(line), "sample": sample}
-        for sample, part in enumerate(parts)
-        for line in (part / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    lines = []
+    for sample, part in enumerate(parts):
+        for line in (part / ROWS).read_text(encoding="utf-8").splitlines():
+            row = {**json.loads(line), "sample": sample}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     output.mkdir(parents=True, exist_ok=True)
     source = output / "pooled.jsonl"
-    source.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
-    if caopd(
-        [
-            "eval",
-            "--responses",
-            str(source),
-            "--name",
-            name,
-            "--output",
-            str(output),
-            "--no-progress",
-        ]
-    ):
+    source.write_text("".join(lines), encoding="utf-8")
+    where = ["--output", str(output), "--name", name, "--no-progress"]
+    if caopd(["eval", "--responses", str(source), *where]):
         raise SystemExit(f"the rows of {name} can't be pooled")
     return output
 
 
+def route(smalls: Sequence[Path], large: Path, output: Path, readout: str) -> None:
+    """`caopd route` of the small models, the first against the others."""
+    models = ["--large", str(large)]
+    for small in smalls:
+        models += ["--small", str(small)]
+    options = [*COSTS, "--readout", readout, "--output", str(output)]
+    if caopd(["route", *models, *options]):
+        raise SystemExit("routing failed")
+
+
 def main() -> None:
+    """Evaluate everything, pool the seeds, route."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -99,29 +87,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=1000)
     args = parser.parse_args()
-    evaluate(args.large, args.output / "large", "large", limit=args.limit, seed=0)
-    evaluate(
-        Path(assets.__path__[0]) / "tiny_arith", args.output / BASE, BASE, limit=args.limit, seed=0
-    )
+    large, base = args.output / "large", args.output / BASE
+    evaluate(args.large, large, "large", limit=args.limit, seed=0)
+    base_model = Path(assets.__path__[0]) / "tiny_arith"
+    evaluate(base_model, base, BASE, limit=args.limit, seed=0)
     results = {}
     for recipe in RECIPES:
-        parts = [args.output / f"{recipe}_{i}" for i in range(len(args.demos))]
-        for i, (demo, part) in enumerate(zip(args.demos, parts, strict=True)):
-            evaluate(checkpoint(demo, recipe), part, recipe, limit=args.limit, seed=i)
+        parts = []
+        for seed, demo in enumerate(args.demos):
+            part = args.output / f"{recipe}_{seed}"
+            evaluate(checkpoint(demo, recipe), part, recipe, limit=args.limit, seed=seed)
+            parts.append(part)
         results[recipe] = pooled(parts, args.output / recipe, recipe)
-    for preset, readout in product(RECIPES[1:], ("stated", "expected", "expected_t1")):
-        print(f"\n===== {preset} against {RECIPES[0]}, routing by the {readout} confidence")
-        small = [
-            item for recipe in (preset, RECIPES[0]) for item in ("--small", str(results[recipe]))
-        ]
-        where = [
-            "--large",
-            str(args.output / "large"),
-            "--output",
-            str(args.output / f"route_{preset}_{readout}"),
-        ]
-        if caopd(["route", *small, *where, *COSTS, "--readout", readout]):
-            raise SystemExit("routing failed")
+    first, *presets = RECIPES
+    for preset, readout in product(presets, READOUTS):
+        print(f"\n===== {preset} against {first}, routing by the {readout} confidence")
+        smalls = [results[preset], results[first]]
+        route(smalls, large, args.output / f"route_{preset}_{readout}", readout)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """CaOPD and SDPO in one process: plain PyTorch, transformers' `generate`, no verl, no Ray, no vLLM.
 
-The same model, questions, targets, trajectories, teacher contexts, divergence, averaging and EMA as the real run: all
-of them come from `caopd_verl.core` and `caopd_verl.methods`; only sampling, batching and the optimizer loop are here.
-Two uses: the comparator for the speed of a real step (`seconds_per_step`), and a quick way to try a setting.
+The same model, questions, targets, trajectories, teacher contexts, divergence, averaging and EMA as
+the real run: all of them come from `caopd_verl`; only sampling, batching and the optimizer loop are
+here. Two uses: the comparator for the speed of a real step (`seconds_per_step`), and a quick way to
+try a setting.
 
     python benchmarks/plain_loop.py --method sdpo_caopd_proper --seed 0 --steps 50
 
-Prints one JSON line for each validation (held-out questions, T 0.6, top-p 0.95), the last one with the mean time of a
-step. Not here because they are 1 in this setting: the ratios student/old (one update a step) and old/rollout (one
-engine).
+Prints one JSON line for each validation (held-out questions, temperature 0.6, top-p 0.95), the last
+one with the mean time of a step. Not here because they are 1 in this setting: the ratios student to
+old (one update a step) and old to rollout (one engine).
 
 Legend: B rows, R response positions, T trained tokens, V vocabulary.
 """
@@ -143,9 +144,16 @@ class Loop:
             [p for p in prompts for _ in range(n)], left=True, value=self.tokenizer.pad_token_id
         )
         out = self.student.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, temperature=temperature, top_p=top_p, top_k=0,
-            max_new_tokens=MAX_NEW, eos_token_id=self.eot, pad_token_id=self.tokenizer.pad_token_id,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=0,
+            max_new_tokens=MAX_NEW,
+            eos_token_id=self.eot,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
         responses = [cut_after(row, self.eot) for row in out[:, ids.shape[1] :].tolist()]
         texts = self.tokenizer.batch_decode(
             responses, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -283,7 +291,10 @@ def cut_after(ids: list[int], eot: int) -> list[int]:
 def learning_rates(
     peak: float, *, warmup: int, steps: int, schedule: str
 ) -> Callable[[int], float]:
-    """Step -> learning rate, as verl's schedulers: linear warm-up from 0, then constant or half a cosine to 0."""
+    """Step -> learning rate, as verl's schedulers.
+
+    Linear warm-up from 0, then constant or half a cosine to 0.
+    """
 
     def rate(index: int) -> float:
         if index < warmup:

