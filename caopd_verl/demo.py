@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from caopd_verl.config import EvaluationConfig, Missing
 from caopd_verl.evaluation.plots.reliability import compare_reliability
-from caopd_verl.evaluation.readouts.names import COMPARED_READOUTS, LABELS
+from caopd_verl.evaluation.readouts.names import COMPARED_READOUTS, LABELS, TRAINING_READOUTS
 from caopd_verl.evaluation.report.training import write_training_report
 from caopd_verl.evaluation.rows.results import Result, load_results
 from caopd_verl.evaluation.rows.store import iter_rows, write_json, write_validation
@@ -37,7 +37,6 @@ BASE = "base"
 SUMMARY, LOG = "summary.json", "log.txt"
 FIGURES = ("acc", "mean_conf", "ece", "brier", "ocg", "spr", "auroc", "format_adherence")
 KEYS = ("n", *FIGURES)
-SUMMARISED = ("stated", "expected", "expected_t1")
 # Ray passes on what its actors print behind a colour and the actor's name.
 _RAY_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\(\w+ pid=\d+\) ?")
 _STEP = re.compile(r"^step (\d+)/(\d+)  (.*)")
@@ -100,7 +99,7 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
     lines = [_line("", headings)]
     for name, figures in summary.items():
         lines.append(_line(name, _cells(figures)))
-        for readout in SUMMARISED:
+        for readout in TRAINING_READOUTS:
             if readout in figures:
                 lines.append(_line(f"  {readout} confidence", _cells(figures[readout])))
     return "\n".join(lines)
@@ -151,7 +150,7 @@ def _report_base(output: Path) -> None:
 def _figures(result: Result) -> dict[str, Any]:
     """Of the stated confidence, and under their names those of the other readouts."""
     figures: dict[str, Any] = {}
-    for readout in SUMMARISED:
+    for readout in TRAINING_READOUTS:
         if readout not in result.metrics["readouts"]:
             continue
         own: dict[str, Any] = {"n": result.metrics["n_rows"]}

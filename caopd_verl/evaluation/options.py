@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from enum import Enum
 from types import NoneType
@@ -25,7 +25,6 @@ def add_settings(
     defaults: Any,
     *,
     names: Names | None = None,
-    choices: Mapping[str, Sequence[str]] | None = None,
     help: str | None = None,
 ) -> None:
     """An option for each field of a settings class, with its default.
@@ -34,15 +33,12 @@ def add_settings(
         group: a parser or one of its groups.
         defaults: an instance of the class.
         names: field -> option, where the two differ.
-        choices: field -> the values it may have, where its type does not say.
         help: for every option whose field has none in its metadata; a blank makes
             `ArgumentDefaultsHelpFormatter` show the default, None does not.
     """
     kinds = _kinds(defaults)
     for item in fields(defaults):
         keywords = _keywords(kinds[item.name], getattr(defaults, item.name))
-        if choices and item.name in choices:
-            keywords["choices"] = choices[item.name]
         own_help = item.metadata.get("help", help)
         group.add_argument(_flag(item.name, names), help=own_help, **keywords)
 

@@ -13,12 +13,11 @@ from typing import Any
 
 from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.eval_cli import add_summary, read_summary
+from caopd_verl.evaluation.readouts.names import COMPARED_READOUTS, READOUT_NAMES
 from caopd_verl.evaluation.settings import DEFAULTS
 from caopd_verl.run_files import JOURNAL, PLOTS, REPORT
 
 FOLDERS = "folders of caopd eval runs or training runs"
-# The readouts that every model can have: the others need several samples, or a local checkpoint.
-COMPARED_READOUTS = ("stated", "expected")
 
 
 class CompareCommand:
@@ -40,7 +39,7 @@ class CompareCommand:
         parser.add_argument(
             "--readout",
             default="stated",
-            help="stated, expected, expected_t1, p_true, self_consistency, answer_probability",
+            help=", ".join(READOUT_NAMES),
         )
         parser.add_argument("--against", default=None, help="the old result's readout, if another")
         parser.add_argument("--json", type=Path, help="write the comparison there too")

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from caopd_verl.config import EvaluationConfig
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics
-from caopd_verl.evaluation.metrics.columns import COLUMNS
 from caopd_verl.evaluation.readouts.decoding import Decoding
 from caopd_verl.evaluation.readouts.expected import expected_readouts
+from caopd_verl.evaluation.readouts.names import ROW_KEYS, TRAINING_READOUTS
 from caopd_verl.evaluation.readouts.readout import Readout
 from caopd_verl.evaluation.rows.row import Generation, Job, Row, make_row
 from caopd_verl.types import Rollout, RolloutGroup
@@ -75,13 +75,13 @@ def flat_metrics(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, flo
     Undefined metrics are left out, never 0.
     """
     # By the switch, not by what could be read: a readout that no response has is counted as that.
-    readouts = ("stated", "expected", "expected_t1") if config.expected else ("stated",)
+    readouts = TRAINING_READOUTS if config.expected else ("stated",)
     flat: dict[str, float] = {}
     for source in sorted({row["source"] for row in rows}):
         own = [row for row in rows if row["source"] == source]
         correct = [row["correct"] for row in own]
         for readout in readouts:
-            confidence = [row[COLUMNS[readout]] for row in own]
+            confidence = [row[ROW_KEYS[readout]] for row in own]
             metrics = calibration_metrics(
                 confidence, correct, n_bins=config.n_bins, missing=config.missing
             )

@@ -1,5 +1,6 @@
-"""Which tests can be collected here: those of local checkpoints need torch, those of endpoints the
-`eval` extra.
+"""Which tests can be collected here.
+
+Those of local checkpoints need torch, those of endpoints and reports the `eval` extra.
 """
 
 from importlib.util import find_spec

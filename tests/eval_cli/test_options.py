@@ -30,7 +30,7 @@ class Some:
 def parsed(*given: str) -> Some:
     parser = argparse.ArgumentParser()
     names = {"seed": "other_seed"}
-    add_settings(parser, Some(), names=names, choices={"count": (3, 4)})
+    add_settings(parser, Some(), names=names)
     return read_settings(parser.parse_args(given), Some(), names=names)
 
 
@@ -46,7 +46,7 @@ def test_each_kind_of_field_is_read_as_what_it_is():
 
 
 @pytest.mark.parametrize(
-    "given", [["--kind", "three"], ["--missing", "maybe"], ["--count", "5"], ["--seed", "1"]]
+    "given", [["--kind", "three"], ["--missing", "maybe"], ["--count", "x"], ["--seed", "1"]]
 )
 def test_another_choice_or_option_is_refused(given, capsys):
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Plots and the report page, opened in headless Chromium; its numbers are read back."""
+"""Plots and the report page, which is opened in headless Chromium; its numbers are read back."""
 
 import html
 import json
@@ -27,12 +27,17 @@ def results(tmp_path_factory):
         for i in range(80):
             c = rng.beta(2, 1)
             letter = "B" if rng.random() < c**power else "A"
-            rows.append({
-                "id": i, "answer": "B", "prompt": f"Question {i}? {ATTACK if i == 0 else ''}",
-                "response": f"{ATTACK}<answer>{letter}</answer>"
-                + (f"\nConfidence: {c:.2f}" if i % 20 else ""),
-                "expected_confidence": c, "expected_mass": 0.9, "expected_kind": "exact",
-            })  # fmt: skip
+            line = f"\nConfidence: {c:.2f}" if i % 20 else ""
+            row = {
+                "id": i,
+                "answer": "B",
+                "prompt": f"Question {i}? {ATTACK if i == 0 else ''}",
+                "response": f"{ATTACK}<answer>{letter}</answer>{line}",
+                "expected_confidence": c,
+                "expected_mass": 0.9,
+                "expected_kind": "exact",
+            }
+            rows.append(row)
         path = folder / f"{name}.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in rows))
         args = [
@@ -83,15 +88,9 @@ def test_the_page_is_self_contained_and_escaped(page):
 
 def browser(folder):
     """Chromium without a screen, a profile of its own, and nothing that calls home."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-    flags += " --disable-background-networking"
-    return [
-        CHROMIUM,
-        *flags.split(),
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={folder}/profile",
-    ]
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    quiet = "--disable-background-networking --disable-component-update"
+    return [CHROMIUM, *flags.split(), *quiet.split(), f"--user-data-dir={folder}/profile"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

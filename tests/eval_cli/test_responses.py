@@ -272,10 +272,10 @@ def test_compare_and_readouts(tmp_path, capsys):
 
 BLOCK = """
 import sys
+HEAVY = ("torch", "verl", "ray", "vllm", "transformers", "omegaconf", "hydra")
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "verl", "ray", "vllm", "transformers", "omegaconf",
-        "hydra"):
+        if name.split(".")[0] in HEAVY:
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Block())
 from caopd_verl.cli import main
@@ -285,15 +285,18 @@ sys.exit(main(sys.argv[1:]))
 
 def test_files_and_endpoints_need_neither_torch_nor_verl_nor_ray(tmp_path):
     path = write(tmp_path / "r.jsonl", [answer(id=i, letter="BC"[i % 2]) for i in range(10)])
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
     with Stub() as stub:
-        for args in (
-            ["eval", "--responses", str(path), "--verifier", "multiple_choice", "-o", str(tmp_path / "a"), *FAST],
-            ["eval", "--endpoint", stub.url, "--model", "m", "--task", "arithmetic", "--limit", "9", "-o",
-             str(tmp_path / "b"), *FAST],
-            ["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--n-resamples", "9"],
-            ["report", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "r.html"), "--n-resamples", "9"],
-            ["plot", str(tmp_path / "a"), "-o", str(tmp_path / "p"), "--formats", "svg"],
-        ):  # fmt: skip
+        file = ["--responses", str(path), "--verifier", "multiple_choice", "-o", first]
+        endpoint = ["--endpoint", stub.url, "--model", "m", "--task", "arithmetic", "-o", second]
+        commands = [
+            ["eval", *file, *FAST],
+            ["eval", *endpoint, "--limit", "9", *FAST],
+            ["compare", first, first, "--n-resamples", "9"],
+            ["report", first, second, "-o", str(tmp_path / "r.html"), "--n-resamples", "9"],
+            ["plot", first, "--formats", "svg"],
+        ]
+        for args in commands:
             done = subprocess.run(
                 [sys.executable, "-c", BLOCK, *args], capture_output=True, text=True
             )

@@ -29,7 +29,7 @@ def own_rows(tmp_path):
     return path
 
 
-def test_t32_the_validation_split_is_the_one_of_training(options, own_rows):
+def test_the_validation_split_is_the_one_of_training(options, own_rows):
     args = ["--task", "jsonl", "--data", str(own_rows), "--val-fraction", "0.25"]
     parts = {
         split: {e.id for e in examples_of(options(*args, "--split", split))}

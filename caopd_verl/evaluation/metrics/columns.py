@@ -12,19 +12,10 @@ from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.intervals.compare import Column
 from caopd_verl.evaluation.metrics.posthoc import self_consistency
 from caopd_verl.evaluation.metrics.reference_rule import reference_confidence
+from caopd_verl.evaluation.readouts.names import ROW_KEYS, SELF_CONSISTENCY
 from caopd_verl.evaluation.rows.store import iter_rows, rows_path
 
-COLUMNS = {
-    "stated": "confidence",
-    "expected": "expected_confidence",
-    "expected_t1": "expected_t1_confidence",
-    "p_true": "p_true",
-    "answer_probability": "answer_probability",
-}
-"""Readout -> the key of a row that holds it. `self_consistency` has no key: it needs all rows."""
-
 Readouts = dict[str, list["float | None"]]
-SELF_CONSISTENCY = "self_consistency"
 # Not every row has them: endpoints may report no usage, and training knows no latency.
 _USAGE = ("n_prompt_tokens", "n_tokens", "latency_s")
 
@@ -50,7 +41,7 @@ class Columns:
     sources: list[str] = field(default_factory=list)
     correct: list[bool] = field(default_factory=list)
     answers: list[str | None] = field(default_factory=list)
-    readouts: Readouts = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    readouts: Readouts = field(default_factory=lambda: {name: [] for name in ROW_KEYS})
     reference: list[tuple[float, str]] = field(default_factory=list)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     usage: dict[str, list[float]] = field(default_factory=dict)
@@ -103,7 +94,7 @@ class Columns:
         self.correct.append(row["correct"])
         self.answers.append(row.get("answer"))
         self.reference.append(reference_confidence(response))
-        for name, key in COLUMNS.items():
+        for name, key in ROW_KEYS.items():
             self.readouts[name].append(row.get(key))
         self._count_row(row, response)
 

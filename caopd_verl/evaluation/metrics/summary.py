@@ -21,9 +21,10 @@ from caopd_verl.evaluation.intervals.compare import Column, Comparison, compare
 from caopd_verl.evaluation.intervals.estimates import Estimate, estimate_readouts
 from caopd_verl.evaluation.intervals.noise import noise_floor
 from caopd_verl.evaluation.metrics.calibration import calibration_metrics, reliability_bins
-from caopd_verl.evaluation.metrics.columns import SELF_CONSISTENCY, Columns
+from caopd_verl.evaluation.metrics.columns import Columns
 from caopd_verl.evaluation.metrics.posthoc import METHODS, fit, split_groups
 from caopd_verl.evaluation.metrics.reference_rule import compat_summary
+from caopd_verl.evaluation.readouts.names import SELF_CONSISTENCY
 from caopd_verl.evaluation.settings import Summary
 
 POSTHOC_METRICS = ("ece", "ece_debiased", "brier", "nll", "ocg", "spr", "auroc")

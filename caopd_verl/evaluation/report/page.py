@@ -18,6 +18,7 @@ from caopd_verl.errors import ConfigError
 from caopd_verl.evaluation.intervals.compare import Comparison
 from caopd_verl.evaluation.metrics.summary import POSTHOC_METRICS, compare_columns
 from caopd_verl.evaluation.plots.draw import draw_comparison, draw_result
+from caopd_verl.evaluation.readouts.names import COMPARED_READOUTS
 from caopd_verl.evaluation.report.console import (
     SHOWN,
     compat_text,
@@ -33,7 +34,6 @@ from caopd_verl.evaluation.settings import Summary
 
 TEMPLATE = "report.html.j2"
 OVERVIEW = ("acc", "mean_conf", "ocg", "ece", "brier", "spr", "auroc", "format_adherence")
-OVERVIEW_READOUTS = ("stated", "expected")
 PARSED_ONLY = ("ocg", "ece", "brier", "spr", "auroc")
 # What is shown in full, below the one line that holds the other fields.
 EXAMPLE_TEXTS = ("prompt", "response")
@@ -184,7 +184,7 @@ def _posthoc(posthoc: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _overview(results: Sequence[Result], folder: Path) -> Iterator[tuple[str, str]]:
     """Caption and data URI of each plot over the results."""
-    for readout in OVERVIEW_READOUTS:
+    for readout in COMPARED_READOUTS:
         plots = draw_comparison(results, folder, formats=("svg",), readout=readout)
         for name, path in plots.items():
             yield f"{_spaced(name)}, {readout} confidence", _data_uri(path)
@@ -193,7 +193,7 @@ def _overview(results: Sequence[Result], folder: Path) -> Iterator[tuple[str, st
 def _models_table(results: Sequence[Result]) -> list[dict[str, Any]]:
     rows = []
     for result in results:
-        for readout in OVERVIEW_READOUTS:
+        for readout in COMPARED_READOUTS:
             if readout not in result.metrics["readouts"]:
                 continue
             figures = result.metrics["readouts"][readout]["metrics"]

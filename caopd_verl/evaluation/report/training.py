@@ -56,6 +56,7 @@ def write_training_report(
 
 def _draw(result: Result, settings: Summary, *, title: str) -> None:
     columns, folder = result.columns, result.folder
+    # As pictures, to be looked at while other runs go on; the page has these and the others.
     for readout in COMPARED_READOUTS:
         values = columns.readouts[readout]
         if all(value is None for value in values):
