@@ -24,9 +24,9 @@ from typing import Any
 from tqdm import tqdm
 
 from caopd_verl.config import EvaluationConfig, Missing
-from caopd_verl.evaluation.plots.draw import READOUTS
 from caopd_verl.evaluation.plots.reliability import compare_reliability
-from caopd_verl.evaluation.report.training import PLOTTED, write_training_report
+from caopd_verl.evaluation.readouts.names import COMPARED_READOUTS, LABELS
+from caopd_verl.evaluation.report.training import write_training_report
 from caopd_verl.evaluation.rows.results import Result, load_results
 from caopd_verl.evaluation.rows.store import iter_rows, write_json, write_validation
 from caopd_verl.evaluation.settings import DEFAULTS
@@ -162,11 +162,11 @@ def _figures(result: Result) -> dict[str, Any]:
 
 
 def _draw(results: Sequence[Result], output: Path) -> None:
-    for readout in PLOTTED:
+    for readout in COMPARED_READOUTS:
         having = [result for result in results if readout in result.columns.present()]
         if len(having) < len(results):
             continue  # a diagram without one of the runs would not be the comparison it claims
-        label = READOUTS[readout]
+        label = LABELS[readout]
         settings = having[0].metrics["settings"]
         series = {}
         for result in having:

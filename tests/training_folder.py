@@ -11,8 +11,8 @@ from caopd_verl.config import EvaluationConfig
 from caopd_verl.data.additions import generate
 from caopd_verl.evaluation.metrics.columns import load_columns
 from caopd_verl.evaluation.metrics.run_metrics import head_of, metrics_of_run
-from caopd_verl.evaluation.report.training import write_training_report
 from caopd_verl.evaluation.readouts.readout import EXACT, Readout
+from caopd_verl.evaluation.report.training import write_training_report
 from caopd_verl.evaluation.rows.row import Generation, Job, make_row
 from caopd_verl.evaluation.rows.store import write_json, write_validation
 from caopd_verl.evaluation.settings import Summary

@@ -1,1 +1,1 @@
-"""Calibration metrics, plots and the expected-confidence readout. Needs NumPy, matplotlib for plots, never torch."""
+"""Rows, readouts, metrics, intervals, plots and reports: without verl or Ray, files without torch."""

@@ -1,15 +1,14 @@
+"""Plots can be drawn of any rows, always look the same, and say what they can't draw."""
+
 import json
 
 import numpy as np
 import pytest
 
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.plots.reliability import (
-    compare_reliability,
-    confidence_histogram,
-    reliability_diagram,
-    training_curves,
-)
+from caopd_verl.evaluation.plots.curves import training_curves
+from caopd_verl.evaluation.plots.histogram import confidence_histogram
+from caopd_verl.evaluation.plots.reliability import compare_reliability, reliability_diagram
 
 
 def rows(seed=0, n=300):
@@ -27,12 +26,11 @@ def size(path):
 
 def draw(path, kind, confidence, correct):
     if kind == "reliability":
-        return reliability_diagram(confidence, correct, path, title="t", n_bins=10)
+        return reliability_diagram(confidence, correct, path, title="t", n_bins=10, readout="r")
     if kind == "histogram":
-        return confidence_histogram(confidence, correct, path, title="t")
-    return compare_reliability(
-        {"a": (confidence, correct), "b": rows(1), "c": rows(2)}, path, n_bins=10, title="t"
-    )
+        return confidence_histogram(confidence, correct, path, title="t", readout="r")
+    series = {"a": (confidence, correct), "b": rows(1), "c": rows(2)}
+    return compare_reliability(series, path, n_bins=10, readout="r", title="t")
 
 
 @pytest.mark.parametrize("kind", ["reliability", "histogram", "compare"])
@@ -61,11 +59,10 @@ def test_nothing_to_draw_is_an_error(tmp_path, kind):
 
 def test_compare_without_rows_and_groups_of_the_wrong_length(tmp_path):
     with pytest.raises(ConfigError, match="nothing to compare"):
-        compare_reliability({}, tmp_path / "x.png", n_bins=10)
+        compare_reliability({}, tmp_path / "x.png", n_bins=10, readout="r")
+    options = {"title": "t", "n_bins": 10, "readout": "r", "groups": ["a", "b"]}
     with pytest.raises(ConfigError, match="groups"):
-        reliability_diagram(
-            [0.5], [True], tmp_path / "x.png", title="t", n_bins=10, groups=["a", "b"]
-        )
+        reliability_diagram([0.5], [True], tmp_path / "x.png", **options)
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -35,6 +35,7 @@ def cluster_index(groups: Sequence[Hashable] | None, n: int) -> IntArray:
         raise ConfigError(
             f"{len(groups)} groups for {n} rows", where="groups", expected="one group a row"
         )
+    # By first appearance: the order of a set of strings differs from one process to the next.
     numbers: dict[Hashable, int] = {}
     index = [numbers.setdefault(group, len(numbers)) for group in groups]
     return np.array(index, dtype=np.int64)

@@ -177,6 +177,7 @@ def _difference(
         return Difference(_defined(old), _defined(new), None, None, None, None)
     moved_old = _moved(drawn[:, 0], old, name)
     moved_new = _moved(drawn[:, 1], new, name)
+    # Paired: what makes a draw of questions hard for both models cancels out.
     gaps = defined_draws(moved_new - moved_old)
     if gaps is None:
         return Difference(old, new, new - old, None, None, "can't tell")

@@ -157,6 +157,7 @@ def draws(
     figures = np.empty((n_resamples, len(problems), len(ALL_METRICS)))
     for resample in range(n_resamples):
         weights = cluster_weights(rng, n_clusters)
+        # One draw for all of them, so that their differences are paired.
         for place, one in enumerate(problems):
             figures[resample, place] = one.figures(weights)
     return figures
@@ -188,6 +189,7 @@ def estimate_readouts(
         DataError, ConfigError: as `calibration_metrics`.
     """
     check_bootstrap(n_resamples, level)
+    # All rows are numbered, parsed or not: a question without a confidence can be drawn too.
     clusters = cluster_index(groups, len(correct))
     n_clusters = int(clusters.max()) + 1 if len(clusters) else 0
     if not n_clusters:

@@ -66,7 +66,8 @@ def noise_floor(
         DataError, ConfigError: as `calibration_metrics`.
     """
     check_bins(n_bins)
-    rows = read_rows(confidence, [False] * len(confidence)).scored(Missing.drop)
+    no_verdicts = [False] * len(confidence)  # they are drawn below
+    rows = read_rows(confidence, no_verdicts).scored(Missing.drop)
     values = rows.confidence
     n = len(values)
     if not n:

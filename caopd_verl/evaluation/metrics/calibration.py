@@ -126,7 +126,8 @@ def reliability_bins(
     cells = []
     for i in range(n_bins):
         n, mean_conf, acc = filled.get(i, (0, None, None))
-        cells.append(Bin(i / n_bins, (i + 1) / n_bins, n, mean_conf, acc))
+        low, high = i / n_bins, (i + 1) / n_bins
+        cells.append(Bin(low, high, n, mean_conf, acc))
     return cells
 
 

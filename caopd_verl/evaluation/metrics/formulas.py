@@ -211,6 +211,7 @@ def equal_mass_ece(table: Table, n_bins: int) -> float:
     excess_before = np.concatenate(([0.0], np.cumsum(excess)))
     n = mass_before[-1]
     borders = n * np.arange(n_bins + 1) / n_bins
+    # Linear between the values: rows of one confidence are shared out in proportion.
     at_borders = np.interp(borders, mass_before, excess_before)
     return float(np.abs(np.diff(at_borders)).sum() / n)
 
@@ -251,27 +252,38 @@ def separation(table: Table) -> Separation:
 
 def risk_coverage(table: Table) -> list[float]:
     """AURC, then the accuracies at `COVERAGES`."""
-    most_confident_first = slice(None, None, -1)
-    size, hits = table.total[most_confident_first], table.right[most_confident_first]
+    size = table.total[::-1]  # most confident first
+    hits = table.right[::-1]
     up_to, hits_up_to = np.cumsum(size), np.cumsum(hits)
-    n = float(up_to[-1])
     before, errors = up_to - size, size - hits
-    hits_before = hits_up_to - hits
-    errors_before = before - hits_before
+    errors_before = before - (hits_up_to - hits)
     # In a group of ties the expected risk at rank k is
     # (errors_before + errors / size * (k - before)) / k, and 1 / k sums to harmonic numbers.
-    harmonic = _harmonic(int(n))[up_to.astype(np.int64)]
+    n = int(up_to[-1])
+    harmonic = _harmonic(n)[up_to.astype(np.int64)]
     steps = np.diff(harmonic, prepend=0.0)
     slope = errors / np.maximum(size, 1.0)
     risks = errors + (errors_before - slope * before) * steps
+    coverage = np.array(list(COVERAGES.values()))
+    accuracies = _accuracy_of_first(coverage, up_to, hits_up_to)
+    return [float(risks.sum()) / n, *accuracies.tolist()]
+
+
+def accuracy_at(table: Table, coverage: FloatArray) -> FloatArray:
+    """Accuracy of the most confident rows, for shares of all rows in (0, 1], same shape."""
+    up_to = np.cumsum(table.total[::-1])
+    hits_up_to = np.cumsum(table.right[::-1])
+    return _accuracy_of_first(coverage, up_to, hits_up_to)
+
+
+def _accuracy_of_first(
+    coverage: FloatArray, up_to: FloatArray, hits_up_to: FloatArray
+) -> FloatArray:
+    # A share that cuts through ties takes its part of them, as chance would on average.
+    answered = coverage * up_to[-1]
     ranks = np.concatenate(([0.0], up_to))
-    hits_at_ranks = np.concatenate(([0.0], hits_up_to))
-    figures = [float(risks.sum()) / n]
-    for coverage in COVERAGES.values():
-        # A share that cuts through ties takes its part of them, as chance would on average.
-        answered = coverage * n
-        figures.append(float(np.interp(answered, ranks, hits_at_ranks)) / answered)
-    return figures
+    hits = np.concatenate(([0.0], hits_up_to))
+    return np.interp(answered, ranks, hits) / answered
 
 
 # In a list, so that a longer one can take its place: resamples of one run all need the same.

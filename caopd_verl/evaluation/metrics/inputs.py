@@ -93,6 +93,7 @@ def read_rows(confidence: Sequence[float | None], correct: Sequence[bool]) -> Ro
             fix="read confidences with caopd_verl.core.confidence.parse",
         )
     outcomes = np.array(correct)
+    # A number such as 0.5 would turn into True without a word.
     if outcomes.size and not np.isin(outcomes, (0, 1)).all():
         raise DataError("a verdict is neither true nor false", where="correct", expected="booleans")
     return Rows(np.where(parsed, values, 0.0), parsed, outcomes.astype(np.bool_))

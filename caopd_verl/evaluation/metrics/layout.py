@@ -88,7 +88,7 @@ def layout(
 ) -> Layout:
     """The layout of rows that all carry a confidence in [0, 1] (`inputs.read_rows` checks)."""
     scores = np.asarray(confidence, dtype=np.float64)
-    order = np.argsort(scores, kind="stable")
+    order = np.argsort(scores, kind="stable")  # so that sums round alike on every machine
     outcomes = np.asarray(correct, dtype=np.float64)[order]
     values, code = np.unique(scores[order], return_inverse=True)
     log_right, log_wrong = formulas.clipped_logs(values)

@@ -54,7 +54,8 @@ class CosineSmoother:
             n: rows.
         """
         place = values * (GRID - 1)
-        below = np.minimum(np.floor(place).astype(np.int64), GRID - 2)  # 1.0 has none above it
+        below = np.floor(place).astype(np.int64)
+        below = np.minimum(below, GRID - 2)  # 1.0 has no grid point above it
         cells, starts = np.unique(below, return_index=True)
         narrow = cls(cells, starts.astype(np.int64), place - below, MIN_WIDTH)
         if narrow.error(residual, n) <= MIN_WIDTH:

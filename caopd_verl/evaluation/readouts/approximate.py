@@ -117,7 +117,8 @@ class _Path:
         for i in reversed(range(len(self.tokens))):
             start, step = self.tokens[i]
             offset = value - (_base(after) or 0.0)
-            values, log_probs = [value], [step.log_prob + _log(mass)]
+            values = [value]
+            log_probs = [step.log_prob + _log(mass)]
             for worth, log_prob in self._alternatives(i, like=after, offset=offset):
                 values.append(worth)
                 log_probs.append(log_prob)
@@ -129,7 +130,8 @@ class _Path:
                 chances = decoded_weights(log_probs, decoding).tolist()
             total = sum(chances)
             if total > 0.0:
-                value = sum(c * v for c, v in zip(chances, values, strict=True)) / total
+                weighted = [c * v for c, v in zip(chances, values, strict=True)]
+                value = sum(weighted) / total
             after = start
         return value, mass
 
@@ -139,6 +141,7 @@ class _Path:
         for other, log_prob in step.top.items():
             if other == step.text:
                 continue
+            # The first token may bring the blank before the number with it.
             beginning = start + (other.lstrip() if i == 0 else other)
             ended = start == self.number
             worth = _value(beginning, self.number, ended=ended, like=like, offset=offset)
@@ -156,7 +159,7 @@ def _path(steps: Sequence[TokenStep], index: int, before: str, number: str) -> _
     spelled = ""
     for i, step in enumerate(steps[index : index + _MAX_TOKENS]):
         tokens.append((spelled, step))
-        spelled += step.text[len(before) :] if i == 0 else step.text
+        spelled += step.text.removeprefix(before) if i == 0 else step.text
         complete = spelled == number and _decimals(number) >= _DECIMALS
         # A shorter number may go on: the token behind it is looked at too.
         if complete or len(spelled) > len(number):

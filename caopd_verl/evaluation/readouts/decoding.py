@@ -72,6 +72,7 @@ def decoded_weights(log_probs: Sequence[float], decoding: Decoding) -> NDArray[n
     if top == -np.inf:
         return np.zeros(len(values))
     weights = np.exp((values - top) / decoding.temperature)
+    # Stable: of candidates that are equally probable the first is kept, on every machine.
     order = np.argsort(-weights, kind="stable")
     if decoding.top_k >= 1:
         weights[order[decoding.top_k :]] = 0.0

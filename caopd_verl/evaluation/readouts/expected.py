@@ -35,6 +35,7 @@ from caopd_verl.evaluation.readouts.next_token import (
 )
 from caopd_verl.evaluation.readouts.number_strings import (
     VALUES,
+    Cache,
     Tokens,
     string_tokens,
     value_prefix,
@@ -113,22 +114,21 @@ def expected_confidences(
         raise DataError(
             f"{len(prefixes)} prefixes but {len(leads)} leads", expected="one lead a prefix"
         )
-    cache: dict[tuple[Tokens, str], list[Tokens]] = {}
-    trees = []
+    cache: Cache = {}
+    readings: list[_Reading] = []
     wanted: set[int] = set()
     for prefix, lead in zip(prefixes, leads, strict=True):
         strings = string_tokens(prefix, tokenizer=tokenizer, lead=lead, cache=cache)
-        trees.append(_Tree.of(strings))
+        readings.append(_Reading(list(prefix), _Tree.of(strings)))
         wanted.update(*strings)
-    nodes = [(i, node) for i, tree in enumerate(trees) for node in tree.children]
-    readings = [_Reading(tree) for tree in trees]
-    size = max_sequences or max(1, len(nodes))
-    for start in range(0, len(nodes), size):
-        part = nodes[start : start + size]
-        sequences = [[*prefixes[i], *node] for i, node in part]
+    asked = [(reading, node) for reading in readings for node in reading.tree.children]
+    size = max_sequences or max(1, len(asked))
+    for start in range(0, len(asked), size):
+        part = asked[start : start + size]
+        sequences = [reading.prefix + list(node) for reading, node in part]
         rows = ask_model(model, sequences, sorted(wanted))
-        for (i, node), row in zip(part, rows, strict=True):
-            readings[i].take(node, row)
+        for (reading, node), row in zip(part, rows, strict=True):
+            reading.take(node, row)
     return [reading.readout(decoding) for reading in readings]
 
 
@@ -150,14 +150,15 @@ class _Tree:
         for tokens in strings:
             for depth, token in enumerate(tokens):
                 found.setdefault(tokens[:depth], {})[token] = None
-        return cls(strings, {node: list(found[node]) for node in sorted(found, key=len)})
+        shortest_first = sorted(found, key=len)
+        return cls(strings, {node: list(found[node]) for node in shortest_first})
 
 
 class _Reading:
     """Log-probabilities with which the model comes to each node of a tree, at temperature 1."""
 
-    def __init__(self, tree: _Tree):
-        self.tree = tree
+    def __init__(self, prefix: list[int], tree: _Tree):
+        self.prefix, self.tree = prefix, tree
         self.log_probs: dict[Tokens, float] = {(): 0.0}
 
     def take(self, node: Tokens, row: LogProbs) -> None:
@@ -170,7 +171,8 @@ class _Reading:
 
     def readout(self, decoding: Decoding) -> Readout:
         """Both means, once every node was taken in."""
-        ends = np.array([self.log_probs[tokens] for tokens in self.tree.strings])
+        of_strings = [self.log_probs[tokens] for tokens in self.tree.strings]
+        ends = np.array(of_strings)
         top = float(ends.max())
         if top == -math.inf:
             return Readout(mass=0.0, reason="no string from 0.00 to 1.00 has any probability")
@@ -187,9 +189,10 @@ class _Reading:
         for node, children in self.tree.children.items():
             here = reach.get(node, 0.0)
             if here == 0.0:
-                continue
+                continue  # top-p cut it off, or the model never comes here
             below = [(*node, token) for token in children]
-            chances = decoded_weights([self.log_probs[child] for child in below], decoding)
+            log_probs = [self.log_probs[child] for child in below]
+            chances = decoded_weights(log_probs, decoding)
             for child, chance in zip(below, chances.tolist(), strict=True):
                 reach[child] = here * chance
         mean = 0.0

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from caopd_verl.errors import DataError
 
+Sequences = list[list[int]]
 LogProbs = Mapping[int, float]
-NextTokenLogProbs = Callable[[list[list[int]], list[int]], Sequence[LogProbs]]
+NextTokenLogProbs = Callable[[Sequences, list[int]], Sequence[LogProbs]]
 """Called with sequences of token ids, those of one prefix side by side, and the wanted token ids.
 
 For each sequence it gives the natural logarithms of the probabilities, at temperature 1, with which
@@ -24,7 +25,7 @@ _TOLERANCE = 1e-3  # bf16 log-softmax rows sum to 1 only that well
 
 
 def ask_model(
-    model: NextTokenLogProbs, sequences: list[list[int]], wanted: list[int]
+    model: NextTokenLogProbs, sequences: Sequences, wanted: list[int]
 ) -> Sequence[LogProbs]:
     """One call of the model, none where there is nothing to ask.
 

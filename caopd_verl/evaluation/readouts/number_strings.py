@@ -19,10 +19,11 @@ from caopd_verl.core.splice import decode_tail
 from caopd_verl.core.tokens import Tokenizer, decode, tokens_up_to
 from caopd_verl.errors import TokenizerError
 
-VALUES: tuple[float, ...] = tuple(i / 100 for i in range(101))
-STRINGS: tuple[str, ...] = tuple(f"{value:.2f}" for value in VALUES)
+VALUES = tuple(i / 100 for i in range(101))
+STRINGS = tuple(f"{value:.2f}" for value in VALUES)
 
 Tokens = tuple[int, ...]
+Cache = dict[tuple[Tokens, str], list[Tokens]]
 
 _MOST_LABEL_TOKENS = 16  # a label of single bytes with its colon and blank takes 12
 _FEW_TOKENS = 4
@@ -60,8 +61,8 @@ def value_prefix(token_ids: Sequence[int], tokenizer: Tokenizer) -> ValuePrefix:
         return len(tail.text_up_to(n_tokens))
 
     n_before = tokens_up_to(start, low=tail.first, high=len(tail.ids), text_length=text_length)
-    text_before = tail.text_up_to(n_before)
-    return ValuePrefix(tail.ids[:n_before], lead=tail.text[len(text_before) : start])
+    lead = tail.text[text_length(n_before) : start]
+    return ValuePrefix(tail.ids[:n_before], lead)
 
 
 def string_tokens(
@@ -69,7 +70,7 @@ def string_tokens(
     *,
     tokenizer: Tokenizer,
     lead: str,
-    cache: dict[tuple[Tokens, str], list[Tokens]] | None = None,
+    cache: Cache | None = None,
 ) -> list[Tokens]:
     """The token sequences that continue a prefix with each of `STRINGS`, in their order.
 
@@ -123,6 +124,7 @@ def _label_tail(ids: list[int], tokenizer: Tokenizer) -> tuple[list[int], str]:
     Short, because each of the 101 strings is encoded behind it, and long enough that the tokens at
     its end are those of running text.
     """
+    # Without its colon and in any case: a response may write the line its own way.
     label = LABEL.rstrip(":").lower()
     for n_tokens in range(1, min(_MOST_LABEL_TOKENS, len(ids)) + 1):
         tail = ids[-n_tokens:]

@@ -63,19 +63,20 @@ def p_true_readouts(
     """
     longest = max(len(tokens) for tokens in word_tokens(tokenizer))
     prefixes: list[list[int]] = []
-    unread: dict[int, Readout] = {}
-    for place, (chat, response) in enumerate(zip(chats, responses, strict=True)):
+    unread: list[Readout | None] = []
+    for chat, response in zip(chats, responses, strict=True):
         question = follow_up(chat, response)
         if question is None:
-            unread[place] = NO_ANSWER
+            unread.append(NO_ANSWER)
             continue
         prefix = encode(question)
         if max_tokens is not None and len(prefix) + longest > max_tokens:
-            unread[place] = TOO_LONG
+            unread.append(TOO_LONG)
         else:
+            unread.append(None)
             prefixes.append(prefix)
     found = iter(p_true(model, prefixes, tokenizer=tokenizer))
-    return [unread[place] if place in unread else next(found) for place in range(len(chats))]
+    return [next(found) if readout is None else readout for readout in unread]
 
 
 def follow_up(messages: Messages, response: str) -> Messages | None:
@@ -96,16 +97,22 @@ def word_tokens(tokenizer: Tokenizer) -> list[Tokens]:
     Raises:
         TokenizerError: the tokenizer can't write them, or one begins with the other.
     """
-    true, false = (tuple(tokenizer.encode(word, add_special_tokens=False)) for word in WORDS)
-    spelled = tuple(decode(tokenizer, ids).strip() for ids in (true, false))
-    one_begins_with_other = true[: len(false)] == false or false[: len(true)] == true
-    if spelled != WORDS or one_begins_with_other:
+    words, spelled = [], []
+    for word in WORDS:
+        # Without a blank in front: the word is the first thing behind the generation header.
+        ids = tokenizer.encode(word, add_special_tokens=False)
+        words.append(tuple(ids))
+        spelled.append(decode(tokenizer, ids).strip())
+    shortest = min(len(ids) for ids in words)
+    one_begins_with_other = words[0][:shortest] == words[1][:shortest]
+    if tuple(spelled) != WORDS or one_begins_with_other:
+        written = " and ".join(map(repr, spelled))
         raise TokenizerError(
-            f"the tokenizer writes {WORDS[0]} and {WORDS[1]} as {spelled[0]!r} and {spelled[1]!r}",
+            f"the tokenizer writes True and False as {written}",
             expected="two words that differ",
             fix="leave --p-true out",
         )
-    return [true, false]
+    return words
 
 
 def p_true(
@@ -118,13 +125,13 @@ def p_true(
     """
     words = word_tokens(tokenizer)
     wanted = sorted({token for word in words for token in word})
-    # The beginnings of both words, each once: the empty one is shared.
-    nodes = list(dict.fromkeys(word[:depth] for word in words for depth in range(len(word))))
+    nodes = _beginnings(words)
     sequences = [[*prefix, *node] for prefix in prefixes for node in nodes]
     rows = ask_model(model, sequences, wanted)
     readouts = []
     for start in range(0, len(rows), len(nodes)):
-        rows_by_node = dict(zip(nodes, rows[start : start + len(nodes)], strict=True))
+        own_rows = rows[start : start + len(nodes)]
+        rows_by_node = dict(zip(nodes, own_rows, strict=True))
         true, false = (_probability(word, rows_by_node) for word in words)
         mass = true + false
         if mass > 0.0:
@@ -132,6 +139,15 @@ def p_true(
         else:
             readouts.append(NO_WORD)
     return readouts
+
+
+def _beginnings(words: Sequence[Tokens]) -> list[Tokens]:
+    """What has to be asked to know all tokens of the words; what they share once."""
+    found: dict[Tokens, None] = {}
+    for word in words:
+        for depth in range(len(word)):
+            found[word[:depth]] = None
+    return list(found)
 
 
 def _probability(word: Tokens, rows_by_node: dict[Tokens, LogProbs]) -> float:

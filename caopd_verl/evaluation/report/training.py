@@ -14,16 +14,15 @@ from typing import Any
 from caopd_verl.config import EvaluationConfig
 from caopd_verl.evaluation.metrics.columns import load_columns
 from caopd_verl.evaluation.metrics.run_metrics import head_of, metrics_of_run
-from caopd_verl.evaluation.plots.draw import READOUTS
-from caopd_verl.evaluation.plots.reliability import confidence_histogram, reliability_diagram
+from caopd_verl.evaluation.plots.histogram import confidence_histogram
+from caopd_verl.evaluation.plots.reliability import reliability_diagram
+from caopd_verl.evaluation.readouts.names import COMPARED_READOUTS, LABELS
 from caopd_verl.evaluation.report.page import write_report
 from caopd_verl.evaluation.rows.results import Result
 from caopd_verl.evaluation.rows.store import write_json
 from caopd_verl.evaluation.settings import DEFAULTS, Summary
 from caopd_verl.run_files import METRICS, REPORT, VALIDATION, step_file
 
-# As pictures, to be looked at while other runs go on; the page has these and the others.
-PLOTTED = ("stated", "expected")
 N_EXAMPLES = 10  # rows of each kind on the page
 
 
@@ -57,13 +56,13 @@ def write_training_report(
 
 def _draw(result: Result, settings: Summary, *, title: str) -> None:
     columns, folder = result.columns, result.folder
-    for readout in PLOTTED:
+    for readout in COMPARED_READOUTS:
         values = columns.readouts[readout]
         if all(value is None for value in values):
             if readout == "stated":  # the others are a switch
                 print(f"no confidence could be read in {len(values)} responses: no plots")
             continue
-        label = READOUTS[readout]
+        label = LABELS[readout]
         reliability_diagram(
             values,
             columns.correct,

@@ -1,7 +1,7 @@
 """Where responses come from: a file of finished ones, an OpenAI-compatible endpoint, a checkpoint.
 
 A backend answers questions with a checkpoint. It is built from a model's name with `sampling` and
-`local` settings, and has `batches`, `generate` and `report`, as `local.TransformersBackend` does.
+`local` settings, and is a `checkpoint.CheckpointBackend`.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ class CheckpointBackend(ABC):
         read = time.monotonic()
         p_true = self.ask(chats, [one.text for one in samples])
         asked = time.monotonic()
+        # Apart, since the readouts are options, and their cost is weighed against sampling.
         self.seconds["generate_s"] += sampled - start
         self.seconds["readout_s"] += read - sampled
         self.seconds["p_true_s"] += asked - read

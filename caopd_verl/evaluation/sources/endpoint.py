@@ -1,7 +1,7 @@
-"""Ask an endpoint for every row that is missing: bounded concurrency, finished rows on disk as they come.
+"""Ask an endpoint for every row that is missing, several at once.
 
-A worker asks for its next row when its last one is on disk, so a run that is killed has at most `concurrency` requests
-to repeat, however slow the disk is.
+Finished rows are on disk as they come: a worker asks for its next row when its last one is there,
+so a run that is killed has at most `concurrency` requests to repeat, however slow the disk is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Item:
-    """A row (or, where `good` is false, a failure) to be written; `written` is set when it is on disk."""
+    """Something to be written.
+
+    Attributes:
+        good: a row; else a failure.
+        row: its content.
+        written: set when it is on disk.
+    """
 
     good: bool
     row: Row
@@ -33,7 +39,14 @@ Queue = asyncio.Queue[_Item | None]
 
 @dataclass
 class EndpointRun:
-    """What a run did, for `metrics.json`."""
+    """What a run did, for `metrics.json`.
+
+    Attributes:
+        asked, finished, failed: rows.
+        retries: reason -> how often.
+        notes: what was given up on, such as log-probabilities.
+        seconds: of the whole run.
+    """
 
     asked: int = 0
     finished: int = 0
@@ -74,21 +87,24 @@ async def _run(
     writer = asyncio.create_task(_write(queue, store))
     try:
         async with client:
-            workers = [
-                asyncio.create_task(_work(waiting, client, queue, on_row, run))
-                for _ in range(min(client.endpoint.concurrency, len(jobs)))
-            ]
+            workers = []
+            for _ in range(min(client.endpoint.concurrency, len(jobs))):
+                work = _work(waiting, client, queue, on_row, run)
+                workers.append(asyncio.create_task(work))
             try:
                 await _first_error([*workers], writer)
             finally:
+                # After an error the others must not go on asking, and paying, in vain.
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
     finally:
+        # Also after an error or Ctrl-C: what was answered is paid for, and gets to disk.
         queue.put_nowait(None)
         await asyncio.shield(writer)
         run.seconds = time.monotonic() - start
-        run.retries, run.notes = dict(client.retries), list(client.notes)
+        run.retries = dict(client.retries)
+        run.notes = list(client.notes)
     return run
 
 
@@ -96,7 +112,8 @@ async def _first_error(workers: list[asyncio.Task], writer: asyncio.Task) -> Non
     """Wait for all workers; raise as soon as one of them, or the writer, fails."""
     pending: set[asyncio.Task] = set(workers)
     while pending:
-        done, _ = await asyncio.wait({*pending, writer}, return_when=asyncio.FIRST_COMPLETED)
+        watched = {*pending, writer}
+        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
         pending -= done
@@ -109,44 +126,57 @@ async def _work(
     on_row: Callable[[Row | None], None],
     run: EndpointRun,
 ) -> None:
-    base = client.sampling.seed
     for job in waiting:
         run.asked += 1
-        try:
-            generation = await client.complete(
-                job.example.messages, seed=None if base is None else base + job.sample
-            )
-        except RowError as error:
-            run.failed += 1
-            row = {
-                "id": job.example.id,
-                "sample": job.sample,
-                "where": job.example.where,
-                "error": error.reason,
-            }
-            item = _Item(False, {**row, "attempts": error.attempts})
-        else:
+        item = await _answer(job, client)
+        if item.good:
             run.finished += 1
-            item = _Item(True, make_row(job, generation))
-        queue.put_nowait(item)
+        else:
+            run.failed += 1
+        queue.put_nowait(item)  # never full: a worker waits for its item before the next
         on_row(item.row if item.good else None)
         await item.written.wait()
 
 
+async def _answer(job: Job, client: ChatClient) -> _Item:
+    """The row of a job, or what became of it."""
+    base = client.sampling.seed
+    # Samples of one question differ by their number alone, and must not be equal.
+    seed = None if base is None else base + job.sample
+    try:
+        generation = await client.complete(job.example.messages, seed=seed)
+    except RowError as error:
+        failure = {
+            "id": job.example.id,
+            "sample": job.sample,
+            "where": job.example.where,
+            "error": error.reason,
+            "attempts": error.attempts,
+        }
+        return _Item(False, failure)
+    return _Item(True, make_row(job, generation))
+
+
 async def _write(queue: Queue, store: RowStore) -> None:
-    """Write whatever is waiting in one go and sync it, in a thread, while requests go on."""
-    open_ = True
-    while open_:
-        items = [await queue.get()]
+    """Write whatever is waiting in one go and sync it, until a None comes."""
+    more = True
+    while more:
+        taken = [await queue.get()]
         while not queue.empty():
-            items.append(queue.get_nowait())
-        open_ = None not in items
-        held = [item for item in items if item is not None]
-        await asyncio.to_thread(_append, store, held)
-        for item in held:
+            taken.append(queue.get_nowait())
+        more = None not in taken
+        items = [item for item in taken if item is not None]
+        # In a thread: a sync takes milliseconds to seconds, and requests go on meanwhile.
+        await asyncio.to_thread(_append, store, items)
+        for item in items:
             item.written.set()
 
 
 def _append(store: RowStore, items: Sequence[_Item]) -> None:
-    store.append([item.row for item in items if item.good])
-    store.append_failures([item.row for item in items if not item.good])
+    rows: list[Row] = []
+    failures: list[Row] = []
+    for item in items:
+        kind = rows if item.good else failures
+        kind.append(item.row)
+    store.append(rows)
+    store.append_failures(failures)

@@ -88,8 +88,8 @@ class TransformersBackend(CheckpointBackend):
         # On the left, so that all responses begin in the same column.
         width = max(len(prompt) for prompt in prompts)
         device = self.model.device
-        ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long, device=device)
-        mask = torch.zeros_like(ids)
+        mask = torch.zeros((len(prompts), width), dtype=torch.long, device=device)
+        ids = torch.full_like(mask, self.pad_id)
         for i, prompt in enumerate(prompts):
             start = width - len(prompt)
             ids[i, start:] = torch.tensor(prompt, device=device)
@@ -120,9 +120,10 @@ class TransformersBackend(CheckpointBackend):
 
     def _sampled(self, ids: list[int]) -> Sampled:
         """A row of a batch, up to the first token that ends a response."""
-        for i, token in enumerate(ids):
+        for n_text, token in enumerate(ids):
             if token in self.stop_ids:
-                return Sampled(ids[: i + 1], decode(self.tokenizer, ids[:i]), truncated=False)
+                text = decode(self.tokenizer, ids[:n_text])
+                return Sampled(ids[: n_text + 1], text, truncated=False)
         return Sampled(ids, decode(self.tokenizer, ids), truncated=True)
 
 
@@ -156,7 +157,8 @@ class CachedContinuations:
     """
 
     def __init__(self, model: Any, prefix: Sequence[int], *, max_rows: int):
-        self.model, self.n_prefix, self.max_rows = model, len(prefix), max_rows
+        self.model, self.max_rows = model, max_rows
+        self.n_prefix = len(prefix)
         ids = torch.tensor([list(prefix)], device=model.device)
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
         self.cache = out.past_key_values
@@ -220,11 +222,14 @@ def load_model(model: str, *, dtype: str, device: str) -> tuple[Any, Any]:
 
 def batch_seed(seed: int, job: Job) -> int:
     """A seed for a batch that begins with `job`; the same on every machine."""
-    digest = hashlib.sha256(f"{seed}\n{job.example.id}\n{job.sample}".encode()).digest()
+    text = f"{seed}\n{job.example.id}\n{job.sample}"
+    # Not Python's own hash, which differs from one process to the next.
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 def _log_probs(logits: torch.Tensor, wanted: list[int]) -> dict[int, float]:
     """Those of the wanted tokens in one row of logits, shape [vocabulary]."""
+    # float64: up to four of them are added up, and 101 such sums compared.
     log_probs = torch.log_softmax(logits.double(), dim=-1)
     return dict(zip(wanted, log_probs[wanted].tolist(), strict=True))

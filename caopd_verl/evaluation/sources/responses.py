@@ -3,17 +3,18 @@
 | key | value |
 | --- | --- |
 | `response` | the text |
-| `answer` (or `gold`, `golden_answer`) | the gold answer in the verifier's form; not needed where a task is given |
+| `answer` (or `gold`, `golden_answer`) | the gold answer in the verifier's form; not needed where |
+| | a task is given |
 | `verifier` | its name, where the caller names none |
-| `id` | the question; needed where a task is given. Otherwise lines with the same `prompt` are samples of one |
-| | question, and a line without prompt is a question of its own |
+| `id` | the question; needed where a task is given. Otherwise lines with the same `prompt` are |
+| | samples of one question, and a line without prompt is a question of its own |
 | `sample` | optional: which sample; lines of one question are numbered in their order otherwise |
 | `prompt` or `messages` | optional: for the report, and to tell questions apart |
 | `source` | optional: groups the metrics |
 
-A row that `caopd eval` wrote has these keys, so results can be judged anew. Other keys are ignored. A line that can't
-be used is reported with its reason and counted, never dropped in silence: no JSON, no response, no gold answer, a key
-used twice, one id for two questions.
+A row that `caopd eval` wrote has these keys, so results can be judged anew. Other keys are ignored.
+A line that can't be used is reported with its reason and counted, never dropped in silence: no
+JSON, no response, no gold answer, a key used twice, one id for two questions.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ SOURCE = "responses"
 
 @dataclass
 class Finished:
-    """One usable line: the job and its generation, or, with `error`, one that can't be used."""
+    """One line of the file.
+
+    Attributes:
+        where: `file:line`.
+        job, generation: of a usable line; None otherwise.
+        error: why it can't be used.
+    """
 
     where: str
     job: Job | None = None
@@ -46,10 +53,16 @@ class Finished:
 
 @dataclass
 class _Seen:
+    """What earlier lines held.
+
+    Attributes:
+        keys: of their rows.
+        questions: id -> gold answer and prompt, and the line where they were seen first.
+        samples: id -> the number of the next sample without one.
+    """
+
     keys: set[Key] = field(default_factory=set)
-    questions: dict[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # id -> (gold and prompt, where)
+    questions: dict[str, tuple[str, str]] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
 
 
@@ -89,32 +102,23 @@ def _finished(
 ) -> Finished:
     row = _object(line, where)
     response = row.get("response")
+    if response is None:
+        raise DataError("no 'response' text", where=where)
     if not isinstance(response, str):
-        raise DataError(
-            "no 'response' text" if response is None else "'response' is no text", where=where
-        )
+        raise DataError("'response' is no text", where=where)
     messages = _messages(row, where)
-    example = (
-        _own(row, where, verifier, messages)
-        if examples is None
-        else _from_task(row, where, examples)
-    )
+    if examples is None:
+        example = _own_question(row, where, verifier, messages)
+    else:
+        example = _question_of_task(row, where, examples)
     _check_question(example, seen)
-    sample = row.get("sample")
-    if sample is None:
-        sample = seen.samples.get(example.id, 0)
-    if not isinstance(sample, int) or isinstance(sample, bool) or sample < 0:
-        raise DataError(f"'sample' is {sample!r}, no whole number", where=where)
-    if (example.id, sample) in seen.keys:
-        raise DataError(f"sample {sample} of question {example.id!r} is there twice", where=where)
-    seen.keys.add((example.id, sample))
-    seen.samples[example.id] = max(seen.samples.get(example.id, 0), sample + 1)
-    return Finished(where, Job(example, sample), _generation(row, response))
+    job = Job(example, _sample(row, where, example, seen))
+    return Finished(where, job, _generation(row, response))
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"))  # Windows editors begin files with a mark
     except (ValueError, RecursionError) as error:
         raise DataError(f"no JSON ({type(error).__name__})", where=where) from None
     if not isinstance(row, dict):
@@ -128,96 +132,153 @@ def _messages(row: dict[str, Any], where: str) -> Messages:
         return []
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    if isinstance(prompt, list) and all(
-        isinstance(m, dict) and isinstance(m.get("content"), str) for m in prompt
-    ):
-        return [{"role": str(m.get("role", "user")), "content": m["content"]} for m in prompt]
-    raise DataError("'prompt' is neither text nor a list of messages", where=where)
+    if not isinstance(prompt, list) or not all(_is_message(message) for message in prompt):
+        raise DataError("'prompt' is neither text nor a list of messages", where=where)
+    messages = []
+    for message in prompt:
+        role = str(message.get("role", "user"))
+        messages.append({"role": role, "content": message["content"]})
+    return messages
 
 
-def _own(row: dict[str, Any], where: str, verifier: str | None, messages: Messages) -> Example:
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("content"), str)
+
+
+def _own_question(
+    row: dict[str, Any], where: str, verifier: str | None, messages: Messages
+) -> Example:
+    """The question as the line itself describes it."""
     name = row.get("verifier") or verifier
     if not isinstance(name, str):
         raise DataError("no verifier: name one with --verifier, or in the line", where=where)
     try:
         verify = get_verifier(name, where=where)
     except ConfigError as error:
+        # One line with a wrong name is that line's matter, not the whole run's.
         raise DataError(error.what, where=where) from None
-    gold = next(
-        (row[key] for key in GOLD_KEYS if row.get(key) is not None and _is_gold(row, key)), None
-    )
-    if isinstance(gold, list | dict):
-        gold = json.dumps(gold)
-    if not isinstance(gold, str | int) or isinstance(gold, bool):
-        raise DataError("no gold answer under 'answer', 'gold' or 'golden_answer'", where=where)
-    verify.check_gold(str(gold), where)
-    id_ = row.get("id")
-    if id_ is None:
-        id_ = prompt_hash(messages) if messages else f"line-{where.rpartition(':')[2]}"
-    if not isinstance(id_, str | int) or isinstance(id_, bool):
-        raise DataError(f"'id' is {id_!r}, neither text nor an integer", where=where)
+    gold = _gold(row, where)
+    verify.check_gold(gold, where)
     source = row.get("source")
-    return Example(
-        str(id_), messages, str(gold), name, source if isinstance(source, str) else SOURCE, where
-    )
+    if not isinstance(source, str):
+        source = SOURCE
+    return Example(_id(row, where, messages), messages, gold, name, source, where)
 
 
-def _is_gold(row: dict[str, Any], key: str) -> bool:
-    """In a row that `caopd eval` wrote, `answer` is the model's and `gold` the right one."""
-    return not (key == "answer" and "gold" in row)
+def _gold(row: dict[str, Any], where: str) -> str:
+    found = None
+    for key in GOLD_KEYS:
+        # In a row that `caopd eval` wrote, `answer` is the model's and `gold` the right one.
+        is_the_models = key == "answer" and _is_ours(row)
+        if row.get(key) is not None and not is_the_models:
+            found = row[key]
+            break
+    if isinstance(found, list | dict):
+        return json.dumps(found)
+    if not isinstance(found, str | int) or isinstance(found, bool):
+        raise DataError("no gold answer under 'answer', 'gold' or 'golden_answer'", where=where)
+    return str(found)
 
 
-def _from_task(row: dict[str, Any], where: str, examples: dict[str, Example]) -> Example:
-    id_ = row.get("id")
-    if id_ is None:
+def _is_ours(row: dict[str, Any]) -> bool:
+    """Whether `caopd eval` wrote the row."""
+    return "gold" in row
+
+
+def _id(row: dict[str, Any], where: str, messages: Messages) -> str:
+    found = row.get("id")
+    if found is None:
+        line = where.rpartition(":")[2]
+        return prompt_hash(messages) if messages else f"line-{line}"
+    if not isinstance(found, str | int) or isinstance(found, bool):
+        raise DataError(f"'id' is {found!r}, neither text nor an integer", where=where)
+    return str(found)
+
+
+def _question_of_task(row: dict[str, Any], where: str, examples: dict[str, Example]) -> Example:
+    found = row.get("id")
+    if found is None:
         raise DataError(
             "no 'id': it says which question of the task the response is for", where=where
         )
-    if str(id_) not in examples:
-        raise DataError(f"the task has no question {id_!r}", where=where)
-    return examples[str(id_)]
+    if str(found) not in examples:
+        raise DataError(f"the task has no question {found!r}", where=where)
+    return examples[str(found)]
 
 
 def _check_question(example: Example, seen: _Seen) -> None:
     content = f"{example.answer}\n{prompt_hash(example.messages)}"
-    known, where = seen.questions.setdefault(example.id, (content, example.where))
+    own = (content, example.where)
+    known, where = seen.questions.setdefault(example.id, own)
     if known != content:
         raise DataError(
             f"the id {example.id!r} stands for another question at {where}", where=example.where
         )
 
 
-def _generation(row: dict[str, Any], response: str) -> Generation:
-    def number(key: str) -> Any:
-        value = row.get(key)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _sample(row: dict[str, Any], where: str, example: Example, seen: _Seen) -> int:
+    """The number of the sample; lines of one question are numbered in their order otherwise."""
+    following = seen.samples.get(example.id, 0)
+    sample = row.get("sample")
+    if sample is None:
+        sample = following
+    if not isinstance(sample, int) or isinstance(sample, bool) or sample < 0:
+        raise DataError(f"'sample' is {sample!r}, no whole number", where=where)
+    key = (example.id, sample)
+    if key in seen.keys:
+        raise DataError(f"sample {sample} of question {example.id!r} is there twice", where=where)
+    seen.keys.add(key)
+    seen.samples[example.id] = max(following, sample + 1)
+    return sample
 
-    value, at_one, mass = (
-        number("expected_confidence"),
-        number("expected_t1_confidence"),
-        number("expected_mass"),
-    )
-    kind = row.get("expected_kind")
-    usable = value is not None and 0.0 <= value <= 1.0 and isinstance(kind, str)
-    p_true = number("p_true")
-    has_p_true = p_true is not None and 0.0 <= p_true <= 1.0
-    own, probability = row.get("answer"), number("answer_probability")
-    ours = "gold" in row  # elsewhere `answer` is the right one, not the model's
-    has_answer = (
-        ours and isinstance(own, str) and probability is not None and 0.0 <= probability <= 1.0
-    )
+
+def _generation(row: dict[str, Any], response: str) -> Generation:
+    truncated = row.get("truncated")
     return Generation(
         response,
-        truncated=row["truncated"] if isinstance(row.get("truncated"), bool) else None,
-        n_prompt_tokens=number("n_prompt_tokens"),
-        n_tokens=number("n_tokens"),
-        latency_s=number("latency_s"),
-        attempts=number("attempts"),
-        expected=Readout(value, mass, kind, value_t1=at_one)
-        if usable
-        else Readout(reason="the file holds no expected confidences"),
-        p_true=Readout(p_true, number("p_true_mass"), EXACT)
-        if has_p_true
-        else Readout(reason="the file holds none"),
-        known_answer=(str(own), probability) if has_answer else None,
+        truncated=truncated if isinstance(truncated, bool) else None,
+        n_prompt_tokens=_number(row, "n_prompt_tokens"),
+        n_tokens=_number(row, "n_tokens"),
+        latency_s=_number(row, "latency_s"),
+        attempts=_number(row, "attempts"),
+        expected=_expected(row),
+        p_true=_p_true(row),
+        known_answer=_known_answer(row),
     )
+
+
+def _expected(row: dict[str, Any]) -> Readout:
+    value, kind = _share(row, "expected_confidence"), row.get("expected_kind")
+    if value is None or not isinstance(kind, str):
+        return Readout(reason="the file holds no expected confidences")
+    at_one, mass = _number(row, "expected_t1_confidence"), _number(row, "expected_mass")
+    return Readout(value, mass, kind, value_t1=at_one)
+
+
+def _p_true(row: dict[str, Any]) -> Readout:
+    value = _share(row, "p_true")
+    if value is None:
+        return Readout(reason="the file holds none")
+    return Readout(value, _number(row, "p_true_mass"), EXACT)
+
+
+def _known_answer(row: dict[str, Any]) -> tuple[str, float] | None:
+    """The answer of an earlier judgement, and its tokens' probability."""
+    answer, probability = row.get("answer"), _share(row, "answer_probability")
+    # Elsewhere `answer` is the right one, not the model's.
+    if not _is_ours(row) or not isinstance(answer, str) or probability is None:
+        return None
+    return answer, probability
+
+
+def _number(row: dict[str, Any], key: str) -> Any:
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):  # True is an int
+        return None
+    return value
+
+
+def _share(row: dict[str, Any], key: str) -> float | None:
+    """A number in [0, 1]; None where there is none."""
+    value = _number(row, key)
+    return value if value is not None and 0.0 <= value <= 1.0 else None
