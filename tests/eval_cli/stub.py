@@ -1,8 +1,8 @@
 """A chat-completions endpoint on 127.0.0.1 that answers additions, and misbehaves as it is told to.
 
 Faults are played per question: the first attempts get `faults[i]` in turn, then the answer comes.
-What was asked is
-kept in `Stub.asked` (question and sample seed) and `Stub.served` (those that got an answer).
+What was asked is kept in `Stub.asked` (question and sample seed) and `Stub.served` (those that got
+an answer).
 
     python -m tests.eval_cli.stub --port 8123 --latency 0.2
 """
@@ -43,10 +43,12 @@ class Stub(LocalServer):
 
     Args:
         faults: for the n-th attempt at a question (0, 1, ...), what goes wrong, or "ok"; a function
-        of the question's
-            number and attempt, or a list that every question goes through.
+            of the question's text and the attempt, or a list that every question goes through.
         latency: seconds before an answer.
-        refuse_logprobs: largest `top_logprobs` that is accepted.
+        max_logprobs: largest `top_logprobs` that is accepted.
+        port: 0: any that is free.
+        retry_after: what that header says with a 429 or 503.
+        answer: the response to a question and seed.
     """
 
     def __init__(
@@ -59,17 +61,9 @@ class Stub(LocalServer):
         retry_after: str = "0",
         answer: Callable[[str, int | None], str] | None = None,
     ):
-        self.fault = (
-            faults
-            if callable(faults)
-            else lambda _, attempt: [*faults, *["ok"] * 99][min(attempt, 98)]
-        )
-        self.latency, self.max_logprobs, self.port, self.retry_after = (
-            latency,
-            max_logprobs,
-            port,
-            retry_after,
-        )
+        self.faults = faults
+        self.latency, self.max_logprobs = latency, max_logprobs
+        self.port, self.retry_after = port, retry_after
         self.answer = answer or addition
         self.asked: Counter[tuple[str, Any]] = Counter()
         self.served: Counter[tuple[str, Any]] = Counter()
@@ -77,6 +71,12 @@ class Stub(LocalServer):
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.open_now = self.open_most = 0
+
+    def fault(self, question: str, attempt: int) -> str:
+        """What goes wrong at this attempt, or "ok"."""
+        if callable(self.faults):
+            return self.faults(question, attempt)
+        return self.faults[attempt] if attempt < len(self.faults) else "ok"
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(
@@ -103,9 +103,8 @@ class Stub(LocalServer):
         try:
             begun = time.monotonic()
             data = json.dumps(completion(body, self.answer(*key)))
-            await asyncio.sleep(
-                self.latency - (time.monotonic() - begun)
-            )  # the latency holds what the stub itself takes
+            # the latency holds what the stub itself takes
+            await asyncio.sleep(self.latency - (time.monotonic() - begun))
             return await self._reply(writer, self.fault(question, attempt), body, key, data)
         finally:
             self.open_now -= 1
@@ -125,15 +124,10 @@ class Stub(LocalServer):
             if fault.startswith("429") or fault == "503":
                 extra = f"Retry-After: {self.retry_after}\r\n"
             if fault == "429date":
-                extra = (
-                    f"Retry-After: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}\r\n"
-                )
-            return await _send(
-                writer,
-                status,
-                said.replace("KEY", str(self.headers[-1].get("authorization"))),
-                extra,
-            )
+                now = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+                extra = f"Retry-After: {now}\r\n"
+            key_sent = str(self.headers[-1].get("authorization"))
+            return await _send(writer, status, said.replace("KEY", key_sent), extra)
         if fault == "html":
             data = "<html><body>Bad gateway</body></html>"
         elif fault == "empty":
@@ -143,9 +137,8 @@ class Stub(LocalServer):
         elif fault == "nochoices":
             data = json.dumps({"error": {"message": "overloaded"}})
         elif fault == "midclose":
-            writer.write(
-                f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n{data[:20]}".encode()
-            )
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n"
+            writer.write(f"{head}{data[:20]}".encode())
             await writer.drain()
             return False
         else:
@@ -173,9 +166,7 @@ async def _send(writer: asyncio.StreamWriter, status: str, data: str, extra: str
 
 
 def addition(question: str, seed: int | None) -> str:
-    """A sum that is wrong in about a third of the cases, and a confidence that knows a little about
-    it.
-    """
+    """A sum that is wrong in about a third of the cases, and a confidence that knows a little."""
     match = re.match(r"(\d+)\+(\d+)", question)
     a, b = (int(n) for n in match.groups()) if match else (0, 0)
     digest = hashlib.sha256(f"{question}{seed}".encode()).digest()
@@ -185,41 +176,32 @@ def addition(question: str, seed: int | None) -> str:
 
 
 def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
-    """A chat completion in OpenAI's form, with log-probs for each character where they are asked
-    for.
-    """
+    """A chat completion in OpenAI's form, with log-probs of each character where asked for."""
     choice: dict[str, Any] = {
         "index": 0,
         "message": {"role": "assistant", "content": text},
         "finish_reason": "stop",
     }
     if body.get("logprobs"):
-        half = math.log(0.5)
-        choice["logprobs"] = {
-            "content": [
-                {
-                    "token": c,
-                    "logprob": half if c.isdigit() else 0.0,
-                    "top_logprobs": [
-                        {"token": t, "logprob": half} for t in (c, str((int(c) + 1) % 10))
-                    ]
-                    if c.isdigit()
-                    else [],
-                }
-                for c in text
-            ]
-        }
+        choice["logprobs"] = {"content": [token(character) for character in text]}
+    usage = {"prompt_tokens": 40, "completion_tokens": len(text), "total_tokens": 40 + len(text)}
     return {
         "id": "x",
         "object": "chat.completion",
         "model": body["model"],
         "choices": [choice],
-        "usage": {
-            "prompt_tokens": 40,
-            "completion_tokens": len(text),
-            "total_tokens": 40 + len(text),
-        },
+        "usage": usage,
     }
+
+
+def token(character: str) -> dict[str, Any]:
+    """A character as a token; a digit is as probable as the next one."""
+    if not character.isdigit():
+        return {"token": character, "logprob": 0.0, "top_logprobs": []}
+    half = math.log(0.5)
+    following = str((int(character) + 1) % 10)
+    top = [{"token": digit, "logprob": half} for digit in (character, following)]
+    return {"token": character, "logprob": half, "top_logprobs": top}
 
 
 if __name__ == "__main__":

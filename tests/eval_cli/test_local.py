@@ -157,40 +157,22 @@ def top_steps(model, tokenizer, prompt, ids, k):
     return steps
 
 
+TASK = "--task arithmetic --max-tokens 24 --threads 1 --n-resamples 20 --no-progress"
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
 def test_the_command(tmp_path, capsys):
-    args = [
-        "eval",
-        "--model",
-        TINY,
-        "--task",
-        "arithmetic",
-        "--limit",
-        "12",
-        "--max-tokens",
-        "24",
-        "--samples",
-        "2",
-    ]
-    args += ["--output", str(tmp_path), "--threads", "1", "--n-resamples", "20", "--no-progress"]
-    assert main(args) == OK
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    args = ["eval", "--model", TINY, *TASK.split(), "--samples", "2", "--output", str(tmp_path)]
+    assert main([*args, "--limit", "12"]) == OK
+    rows = rows_of(tmp_path)
     assert len(rows) == 24
-    assert main([*args[:6], "20", *args[7:]]) == OK
-    again = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert main([*args, "--limit", "20"]) == OK
+    again = rows_of(tmp_path)
     assert again[:24] == rows and len(again) == 40
     assert "expected" in capsys.readouterr().out
-
-
-def test_template_arguments_are_settings_of_the_run(tmp_path, capsys):
-    args = ["eval", "--model", TINY, "--task", "arithmetic", "--limit", "2", "--max-tokens", "8"]
-    args += ["--output", str(tmp_path), "--threads", "1", "--n-resamples", "20", "--no-progress"]
-    template = ["--chat-template-kwargs", '{"enable_thinking": false}']
-    assert main([*args, *template]) == OK
-    settings = json.loads((tmp_path / "run.json").read_text())
-    assert settings["chat_template_kwargs"] == {"enable_thinking": False}
-    assert main([*args, *template]) == OK
-    assert main(args) == BAD_INPUT
-    assert "chat_template_kwargs was {'enable_thinking': False}" in capsys.readouterr().err
 
 
 def test_p_true_agrees_with_the_words_in_full(backend, questions):
@@ -219,32 +201,14 @@ def test_a_batch_is_read_as_each_of_its_responses_alone(backend, questions):
 
 
 def test_p_true_by_the_command(tmp_path, capsys):
-    args = [
-        "eval",
-        "--model",
-        TINY,
-        "--task",
-        "arithmetic",
-        "--limit",
-        "6",
-        "--max-tokens",
-        "24",
-        "--threads",
-        "1",
-    ]
-    args += ["--output", str(tmp_path / "o"), "--n-resamples", "20", "--no-progress"]
+    args = ["eval", "--model", TINY, *TASK.split(), "--limit", "6", "--output", str(tmp_path / "o")]
     assert main([*args, "--p-true"]) == OK
-    rows = [json.loads(line) for line in (tmp_path / "o" / "rows.jsonl").read_text().splitlines()]
+    rows = rows_of(tmp_path / "o")
     assert all(0 <= row["p_true"] <= 1 and 0 < row["p_true_mass"] <= 1 for row in rows)
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert metrics["readouts"]["p_true"]["metrics"]["ece"]["n"] == 6
-    again = [
-        "eval",
-        "--responses",
-        str(tmp_path / "o" / "rows.jsonl"),
-        "--output",
-        str(tmp_path / "again"),
-    ]
+    rows_file, output = tmp_path / "o" / "rows.jsonl", tmp_path / "again"
+    again = ["eval", "--responses", str(rows_file), "--output", str(output)]
     assert main([*again, "--n-resamples", "20"]) == OK
     judged = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert judged["readouts"]["p_true"]["metrics"] == metrics["readouts"]["p_true"]["metrics"]

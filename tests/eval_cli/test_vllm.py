@@ -15,19 +15,7 @@ from caopd_verl.cli import OK, main
 from tests.eval_cli.test_local import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
-ASK = [
-    "--task",
-    "arithmetic",
-    "--limit",
-    "24",
-    "--max-tokens",
-    "24",
-    "--seed",
-    "0",
-    "--no-progress",
-    "--n-resamples",
-    "20",
-]
+ASK = "--task arithmetic --limit 24 --max-tokens 24 --seed 0 --no-progress --n-resamples 20"
 
 
 def rows_of(folder):
@@ -41,18 +29,9 @@ def test_the_offline_engine_reads_what_transformers_reads(tmp_path):
     from caopd_verl.evaluation.settings import Local, Sampling
     from caopd_verl.evaluation.sources.local import TransformersBackend
 
-    command = [
-        sys.executable,
-        "-m",
-        "caopd_verl.cli",
-        "eval",
-        "--backend",
-        "vllm",
-        "--model",
-        TINY,
-        *ASK,
-    ]
-    command += ["--max-model-len", "512", "--gpu-memory", "0.1", "--p-true", "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "caopd_verl.cli", "eval", "--model", TINY, *ASK.split()]
+    command += ["--backend", "vllm", "--max-model-len", "512", "--gpu-memory", "0.1"]
+    command += ["--p-true", "-o", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=500)
     assert done.returncode == OK, done.stderr[-3000:]
     rows = rows_of(tmp_path)
@@ -75,43 +54,19 @@ def test_vllms_own_server(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        TINY,
-        "--served-model-name",
-        "tiny",
-    ]
-    command += [
-        "--port",
-        str(port),
-        "--host",
-        "127.0.0.1",
-        "--max-model-len",
-        "256",
-        "--gpu-memory-utilization",
-        "0.1",
-    ]
-    command += ["--dtype", "float32"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", TINY]
+    command += f"--served-model-name tiny --host 127.0.0.1 --port {port}".split()
+    command += ["--max-model-len", "256", "--gpu-memory-utilization", "0.1", "--dtype", "float32"]
     with (tmp_path / "server.log").open("w") as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment(), start_new_session=True
         )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/health", server, tmp_path / "server.log")
-        args = [
-            "eval",
-            "--endpoint",
-            f"http://127.0.0.1:{port}/v1",
-            "--model",
-            "tiny",
-            *ASK,
-            "-o",
-            str(tmp_path / "o"),
-        ]
-        assert main(args) == OK
+        url, output = f"http://127.0.0.1:{port}/v1", str(tmp_path / "o")
+        assert (
+            main(["eval", "--endpoint", url, "--model", "tiny", *ASK.split(), "-o", output]) == OK
+        )
     finally:
         os.killpg(server.pid, signal.SIGKILL)  # its engine is a process of its own
         server.wait()
