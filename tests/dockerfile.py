@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[1]
 IMAGE_ONLY = ("apt-get", "useradd", "chmod")
 # Folders of an image that a step writes to; here they lie below the test's own folder.
 IMAGE_FOLDERS = ("/opt/venv", "/models", "/home/caopd")
-# What a step takes from the environment, as set here: this Python instead of the image's, no base
-# image's packages to build on, and downloads kept for the tests' next run.
-OVERRIDES = {"PYTHON": sys.executable, "GPU_VENV_FLAGS": "", "PIP_NO_CACHE_DIR": "0"}
+# What a step takes from the environment, as set here: this Python instead of the image's, and no
+# base image's packages to build on.
+OVERRIDES = {"PYTHON": sys.executable, "GPU_VENV_FLAGS": ""}
 
 
 @dataclass
@@ -142,6 +142,9 @@ def _environment(image: Image, folder: Path) -> dict[str, str]:
         for place in IMAGE_FOLDERS:
             value = value.replace(place, f"{folder}{place}")
         environment[key] = value.replace("$PATH", os.environ["PATH"])
+    # pip's cache lies in the home folder of who runs the tests; no value of this variable allows it
+    del environment["PIP_NO_CACHE_DIR"]
+    environment["PIP_CACHE_DIR"] = os.path.expanduser("~/.cache/pip")
     Path(environment["HOME"]).mkdir(parents=True)
     return environment
 
