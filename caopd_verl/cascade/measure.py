@@ -24,7 +24,7 @@ from caopd_verl.cascade.routing_settings import Goal, Routing
 from caopd_verl.errors import ConfigError, DataError
 from caopd_verl.evaluation.intervals.bootstrap import cluster_weights
 from caopd_verl.evaluation.intervals.estimates import Estimate, check_bootstrap
-from caopd_verl.evaluation.metrics.calibration import BoolArray, FloatArray
+from caopd_verl.evaluation.metrics.inputs import BoolArray, FloatArray
 from caopd_verl.evaluation.metrics.posthoc import split_groups
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from caopd_verl.cascade.prices import Price
 from caopd_verl.cascade.routing import Queries
 from caopd_verl.errors import ConfigError, DataError
-from caopd_verl.evaluation.metrics.calibration import FloatArray, IntArray
 from caopd_verl.evaluation.metrics.columns import Columns
+from caopd_verl.evaluation.metrics.inputs import FloatArray, IntArray
 from caopd_verl.evaluation.readouts.names import ReadoutName
 from caopd_verl.evaluation.rows.results import run_name
 from caopd_verl.evaluation.rows.store import iter_rows, rows_path

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.metrics.calibration import FloatArray
+from caopd_verl.evaluation.metrics.inputs import FloatArray
 
 _TOKENS_PER_PRICE = 1e6
 

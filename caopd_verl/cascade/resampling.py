@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 
 from caopd_verl.cascade.routing import Cascade, Curve
-from caopd_verl.evaluation.intervals.bootstrap import unanimous_interval
+from caopd_verl.evaluation.intervals.bootstrap import (
+    defined_draws,
+    percentile_interval,
+    unanimous_interval,
+)
 from caopd_verl.evaluation.intervals.estimates import Estimate
-from caopd_verl.evaluation.metrics.calibration import BoolArray, FloatArray
+from caopd_verl.evaluation.metrics.inputs import BoolArray, FloatArray
 
 SHARES = ("accuracy", "coverage", "small_accuracy", "large_accuracy")
 LATENCIES = ("latency", "small_latency", "large_latency")
 # The mean of nothing but 0s or nothing but 1s may miss its value by rounding.
 _ROUNDING = 1e-12
-# Where fewer of the resamples define a figure, an interval would describe those few alone.
-_MIN_DEFINED = 0.5
 
 Owner = str | tuple[str, str]
 """Whose figures they are: a router's, or those of a pair of routers that are compared."""
@@ -196,7 +198,6 @@ class Intervals:
     def __init__(self, sample: Draw, resamples: Sequence[Draw], *, level: float, n_questions: int):
         self.sample, self.resamples = sample, resamples
         self.level, self.n_questions = level, n_questions
-        self._tails = [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
 
     def figures(self, owner: Owner, n: int, no_latency: str | None = None) -> dict[str, Estimate]:
         """Each figure of `owner` with its interval.
@@ -225,12 +226,11 @@ class Intervals:
             low, high = unanimous_interval(nearest, self.n_questions, level=self.level)
             return Estimate(value, low, high, n)
         values = [draw.figures[owner][name] for draw in self.resamples]
-        drawn = np.array(values)
-        defined = drawn[~np.isnan(drawn)]
-        if len(defined) < _MIN_DEFINED * len(drawn):
+        defined = defined_draws(np.array(values))
+        if defined is None:
             return Estimate(value, None, None, n, reason="undefined in most resamples: no interval")
-        low, high = np.quantile(defined, self._tails)
-        return Estimate(value, float(low), float(high), n)
+        ends = percentile_interval(defined, level=self.level)
+        return Estimate(value, float(ends[0]), float(ends[1]), n)
 
     def band(self, owner: Owner, name: str) -> Band:
         """One band of `owner` with its interval, cost by cost."""
@@ -239,7 +239,7 @@ class Intervals:
             nowhere = np.full_like(value, np.nan)
             return Band(value, nowhere, nowhere)
         drawn = [draw.bands[owner][name] for draw in self.resamples]
-        low, high = np.quantile(np.array(drawn), self._tails, axis=0)
+        low, high = percentile_interval(np.array(drawn), level=self.level)
         return Band(value, low, high)
 
 

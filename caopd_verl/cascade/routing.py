@@ -32,7 +32,7 @@ import numpy as np
 
 from caopd_verl.cascade.routing_settings import Goal
 from caopd_verl.errors import ConfigError
-from caopd_verl.evaluation.metrics.calibration import BoolArray, FloatArray, IntArray
+from caopd_verl.evaluation.metrics.inputs import BoolArray, FloatArray, IntArray
 
 _ROUNDING = 1e-9  # a goal that is met but for rounding is met
 

@@ -225,7 +225,7 @@ def test_odd_responses_become_rows(tmp_path, text):
 
 def start(stub, output, *more):
     command = [sys.executable, "-m", "caopd_verl.cli", *arguments(stub, output, *more, limit=120)]
-    # Tests that run in a shell's background are started with SIGINT ignored, and would hand that on.
+    # A shell starts background jobs with SIGINT ignored, and tests among them hand that on.
     heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard

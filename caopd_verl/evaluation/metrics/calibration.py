@@ -22,15 +22,8 @@ from caopd_verl.evaluation.metrics.formulas import (
     share,
     table_of,
 )
-from caopd_verl.evaluation.metrics.inputs import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    check_bins,
-    read_rows,
-)
+from caopd_verl.evaluation.metrics.inputs import check_bins, read_rows
 
-MISSING = tuple(policy.value for policy in Missing)
 Metrics = dict[str, "float | int | None"]
 
 METRIC_NAMES = (
@@ -142,16 +135,3 @@ def _filled_bins(table: Table, n_bins: int) -> dict[int, tuple[int, float, float
     n_rows = bins.n.astype(int).tolist()
     cells = zip(n_rows, bins.mean_conf.tolist(), bins.acc.tolist(), strict=True)
     return dict(zip(numbers, cells, strict=True))
-
-
-__all__ = [
-    "METRIC_NAMES",
-    "MISSING",
-    "Bin",
-    "BoolArray",
-    "FloatArray",
-    "IntArray",
-    "Metrics",
-    "calibration_metrics",
-    "reliability_bins",
-]
