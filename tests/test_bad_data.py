@@ -176,6 +176,18 @@ def test_a_chat_template_without_end_of_turn_token(demo_config, broken_model):
     assert "end-of-turn" in str(error) and "what to do" in str(error)
 
 
+def test_a_tokenizer_that_loses_line_breaks(demo_config, broken_model):
+    """As those of BERT's kind do: the confidence would not stand on a line of its own."""
+    path = broken_model / "tokenizer.json"
+    content = json.loads(path.read_text())
+    blank = {"type": "Replace", "pattern": {"String": "\n"}, "content": " "}
+    path.write_text(json.dumps({**content, "normalizer": blank}))
+    error = refusal(demo_config, {"actor_rollout_ref.model.path": str(broken_model)})
+    assert isinstance(error, TokenizerError)
+    assert error.where == f"actor_rollout_ref.model.path={broken_model}"
+    assert "cannot write the confidence line" in str(error)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
 def test_a_damaged_model_file(demo_config, broken_model, name):
     (broken_model / name).write_text("{")
