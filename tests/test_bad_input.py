@@ -103,6 +103,14 @@ def test_paths_become_absolute(demo_config, tmp_path, monkeypatch):
             "actor_rollout_ref.rollout.val_kwargs.n",
             ("8 samples a prompt", "greedy"),
         ),
+        (
+            {
+                "actor_rollout_ref.rollout.val_kwargs.do_sample": False,
+                "actor_rollout_ref.rollout.val_kwargs.n": 2,
+            },
+            "actor_rollout_ref.rollout.val_kwargs.n",
+            ("2 samples a prompt", "greedy"),
+        ),
         ({"actor_rollout_ref.rollout.temperature": 0}, "actor_rollout_ref.rollout.n", ("greedy",)),
         (
             {"actor_rollout_ref.rollout.n": 1},

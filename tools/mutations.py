@@ -87,12 +87,6 @@ MUTATIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ),
     ("losses/importance.py", ".exp().clamp(max=clip)", ".exp()", LOSSES),
     (
-        "losses/importance.py",
-        "torch.where(sampled_T, _clipped_ratio",
-        "torch.where(ones_T > 0, _clipped_ratio",
-        LOSSES,
-    ),
-    (
         "losses/terms.py",
         "batch.has_role(roles), batch.weights_T, 0.0",
         "batch.has_role(roles), batch.weights_T, batch.weights_T",

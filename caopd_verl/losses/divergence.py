@@ -148,7 +148,7 @@ class _Divergence(torch.autograd.Function):
         return tuple(columns)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *upstream: Tensor) -> Any:  # type: ignore[override]
         student_TV, *saved = ctx.saved_tensors
         upstream_T = upstream[0]  # the readings have no gradient
         options = ctx.options

@@ -47,3 +47,8 @@ def test_an_unknown_gold_label_is_an_error_never_a_wrong_answer(gold):
 def test_every_letter_is_demonstrated_by_its_tag(letter):
     assert verify.demonstration(letter) == f"<answer>{letter}</answer>"
     assert verify(verify.demonstration(letter), letter).correct
+
+
+@given(st.sampled_from("ABCDEFGH"), st.sampled_from("ABCDEFGH"))
+def test_no_other_letter_is_correct(answer, gold):
+    assert verify(f"<answer>{answer}</answer>", gold).correct is (answer == gold)

@@ -169,3 +169,13 @@ def test_old_log_probs_are_asked_for_at_the_sampling_temperature(make_update, qu
     assert workers.log_prob_calls[0]["temperature"] == 0.7
     # of the response tokens alone, each from the position before it
     assert queue["old_log_probs"].values().tolist() == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0]
+
+
+def test_the_student_is_divided_by_the_temperature_once(make_update, queue):
+    """By our loss in fp32: the framework is told 1, or the logits would be divided twice."""
+    from caopd_verl.verl_ext.loss import SAMPLING_TEMPERATURE
+
+    update, workers = make_update(*BATCH, "actor_rollout_ref.rollout.temperature=0.7")
+    update.run(update.put(mixed_rows(), global_step=1))
+    told = workers.updates[0]
+    assert (told["temperature"], told[SAMPLING_TEMPERATURE]) == (1.0, 0.7)
