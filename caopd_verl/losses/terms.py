@@ -89,8 +89,7 @@ class Divergence:
     def reduce(self, values: Mapping[str, Tensor], batch: TokenBatch) -> Reduced:
         """Weighted sum over the term's tokens."""
         student_T = values[STUDENT_LOG_PROBS].detach()
-        # With one update a step the old student is this one, and the ratio exactly 1.
-        old_T = student_T if batch.old_log_probs_T is None else batch.old_log_probs_T
+        old_T = _old_log_probs(batch, student_T)
         weights_T = _masked_weights(batch, self.roles)
         weights_T = weights_T * importance_weights(student_T, old_T, clip=self.is_clip)
         weights_T = weights_T * _tis(batch, old_T, self.tis_clip)
@@ -148,8 +147,7 @@ class PolicyGradient:
     def reduce(self, values: Mapping[str, Tensor], batch: TokenBatch) -> Reduced:
         """The framework's loss, each token weighted by its weight in the step."""
         log_probs_T = values["log_probs"]
-        detached_T = log_probs_T.detach()
-        old_T = detached_T if batch.old_log_probs_T is None else batch.old_log_probs_T
+        old_T = _old_log_probs(batch, log_probs_T.detach())
         weights_T = _masked_weights(batch, self.roles) * _tis(batch, old_T, self.tis_clip)
         # Policy losses of whole sequences need rows, so the tokens go back to [B, R].
         mask_T = (weights_T != 0).float()
@@ -172,6 +170,11 @@ def _masked_weights(batch: TokenBatch, roles: frozenset[Role]) -> Tensor:
     if roles == ALL_ROLES:
         return batch.weights_T
     return torch.where(batch.has_role(roles), batch.weights_T, 0.0)
+
+
+def _old_log_probs(batch: TokenBatch, student_T: Tensor) -> Tensor:
+    """With one update a step the old student is this one, and the ratio exactly 1."""
+    return student_T if batch.old_log_probs_T is None else batch.old_log_probs_T
 
 
 def _tis(batch: TokenBatch, old_T: Tensor, clip: float | None) -> Tensor:
