@@ -22,6 +22,7 @@ from caopd_verl.evaluation.readouts.readout import Readout
 from caopd_verl.evaluation.rows.row import Generation, Job, Row, make_row
 from caopd_verl.types import Rollout, RolloutGroup
 from caopd_verl.verl_ext.rollout import GroupRollouts
+from caopd_verl.verl_ext.sampling import validation_sampling
 
 NOT_ASKED = Readout(reason="not asked for (caopd.evaluation.expected=false)")
 READ_AT_ONCE = 4096  # sequences of one readout call: each travels through Ray with its prompt
@@ -95,8 +96,7 @@ def flat_metrics(rows: Sequence[Row], config: EvaluationConfig) -> dict[str, flo
 
 def run_settings(config: DictConfig) -> dict[str, Any]:
     """What a validation's rows depend on, for `metrics.json`; names as those of `caopd eval`."""
-    task, rollout = config.caopd.task, config.actor_rollout_ref.rollout
-    decoding = rollout.val_kwargs  # verl's name for how validation samples
+    task = config.caopd.task
     template = config.data.apply_chat_template_kwargs
     return {
         "source": "training",
@@ -104,10 +104,7 @@ def run_settings(config: DictConfig) -> dict[str, Any]:
         "model": config.actor_rollout_ref.model.path,
         "task": f"{task.name}/val",
         "file": task.val_path or task.train_path,
-        "temperature": decoding.temperature if decoding.do_sample else 0.0,
-        "top_p": decoding.top_p,
-        "top_k": decoding.top_k,
-        "max_tokens": config.data.max_response_length,
+        **validation_sampling(config),
         "chat_template_kwargs": OmegaConf.to_container(template) if template else {},
     }
 
